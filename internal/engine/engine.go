@@ -1,0 +1,273 @@
+// Package engine is the contract between the gateway and the protocols: what a
+// protocol is given, what it must do, and the only ways in which a request may
+// go upstream and a response may come back.
+//
+// It holds types and no behaviour. Start with Protocol and Engine, which a
+// protocol implements, then Gate and Exchange, which the gateway implements.
+// The order inspect → decide → record → forward → mask is not here but in
+// internal/relay, once per shape of protocol.
+package engine
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/postern/postern/internal/secret"
+	"github.com/postern/postern/internal/wire"
+)
+
+// Protocol is one entry of the list in cmd/posternd.
+type Protocol struct {
+	Name  string                    // policy keyword, metric label, record type
+	Ports []uint16                  // well-known ports, for messages to people
+	Verbs []string                  // every verb of an Effect this protocol can produce
+	Facts []Fact                    // every fact its requests may carry, for the policy's type check
+	New   func(Env) (Engine, error) // a fresh engine for one connection
+}
+
+// Env is what the gateway hands to a fresh engine.
+type Env struct {
+	Flow        Flow
+	Target      string
+	Placeholder secret.Placeholder // what this agent holds for this target
+	AgentAuth   string             // how the agent proves it, a word of the protocol; empty: the protocol's default
+	ServerTLS   *tls.Config        // toward the agent: a leaf of the host CA for the name it dialled
+	Limits      Limits
+	Log         *slog.Logger
+}
+
+// Limits bound what one connection may take. All are set; none is zero.
+type Limits struct {
+	MessageBytes int           // the longest single message, both ways, that is held in memory
+	HeldBytes    int           // what a client may send while its request waits for a person
+	Handshake    time.Duration // accept to the end of Greet, and upstream dial to login done
+	Statements   int           // named statements and portals an engine remembers
+}
+
+// Engine is one connection's protocol. Its methods run on the session's
+// goroutine, one after the other: Greet, then Relay or Refuse.
+type Engine interface {
+	// Greet speaks with the client until it is known what the client wants,
+	// and has proven to hold the placeholder. Nothing has been dialled. It may
+	// upgrade the connection to TLS. An error is told to nobody but the log:
+	// what the client should hear, Greet has said already.
+	Greet(ctx context.Context, client *wire.Conn) (Intent, error)
+	// Relay dials through up when first needed, logs in and relays until one
+	// side ends. It returns after every goroutine of its own has ended. A
+	// *Denial among its errors has been told to the client already.
+	Relay(ctx context.Context, client *wire.Conn, up Upstream, gate Gate) error
+	// Refuse tells the client why there is no session. The connection is
+	// closed after it.
+	Refuse(client *wire.Conn, d *Denial)
+}
+
+// Flow is what the kernel attests about one connection.
+type Flow struct {
+	Session  string         // the session's id, also shown to the agent for support
+	Agent    string         // the configured agent whose cgroup the caller is in
+	Run      string         // the run's cgroup name when launched by postern run
+	Cgroup   string         // path of the caller's cgroup
+	CgroupID uint64         // inode of that cgroup
+	Netns    uint64         // cookie of the caller's network namespace
+	PID      uint32         // process id (tgid) at connect
+	TID      uint32         // thread id at connect
+	UID, GID uint32         // at connect
+	Comm     string         // the thread's name at connect, chosen by the agent
+	Exe      string         // /proc/PID/exe, read at accept: racy, see docs/security.md
+	Started  time.Time      // when connect was called
+	Original netip.AddrPort // where the agent dialled
+	Name     string         // the name the resolver had answered that address for
+}
+
+// Intent is what a client wants from a target before its first request.
+type Intent struct {
+	Purpose    string            // "session", or a protocol's word for a connection of another kind, such as "cancel"
+	User       string            // the placeholder's
+	Database   string            // as the agent named it
+	Parameters map[string]string // start-up parameters that are decisions
+}
+
+// Upstream reaches the target. It is the gateway's; the engine calls it when
+// the protocol first needs the other end.
+type Upstream interface {
+	// Conn dials the target by its configured name, checks the address, and
+	// fetches the credential. The caller closes the connection. Errors name
+	// neither address nor credential.
+	Conn(ctx context.Context) (*wire.Conn, Login, error)
+}
+
+// Login is how to log in to the upstream that was dialled.
+type Login struct {
+	Credential secret.Credential
+	TLS        *tls.Config // nil: the target is configured without TLS
+	Verified   bool        // TLS verifies chain and name, so that a cleartext password may be sent
+}
+
+// Gate is the only way upstream.
+type Gate interface {
+	// Submit decides the request, waits for people where the policy asks for
+	// them, and puts it on record. When it returns an Exchange the request may
+	// be forwarded, once. Otherwise the error is a *Denial, which is on record
+	// too and is told to the client. Cancelling ctx ends the wait.
+	Submit(ctx context.Context, r *Request) (Exchange, error)
+	// Would decides as Submit does but neither waits, nor records, nor opens an
+	// exchange: nil, or the *Denial that Submit is sure to return. For requests
+	// that only prepare others.
+	Would(r *Request) *Denial
+	// Scrub replaces real secrets and what detectors find in text that the
+	// upstream wrote outside any exchange. The slice returned may be b.
+	Scrub(b []byte) []byte
+	// Masked returns the patterns of the columns that the policy masks for this
+	// target, such as "customers.email" or "*.ssn"; empty when there are none.
+	Masked() []string
+}
+
+// Exchange is one allowed request and its answer. Its methods are called from
+// one goroutine at a time.
+type Exchange interface {
+	// Result begins a result set and returns one Masker per field, nil where
+	// values pass as they are. The slice is the caller's.
+	Result(fields []Field) []Masker
+	// Row puts one row on record, as it goes to the client: a big-endian int16
+	// count, then per value an int32 length (-1 is NULL) and the bytes. It is
+	// PostgreSQL's DataRow body and the row form of pkg/recording.
+	Row(body []byte)
+	// Data puts a piece of a stream on record, as it goes to the client or, for
+	// Upward, as it came from it.
+	Data(dir Direction, b []byte)
+	// Text masks free text that belongs to the answer, such as an error. The
+	// slice returned may be b.
+	Text(b []byte) []byte
+	// End closes the exchange, exactly once.
+	End(Outcome)
+}
+
+// Direction of bytes in a session.
+type Direction uint8
+
+const (
+	Upward   Direction = iota // client to upstream
+	Downward                  // upstream to client
+)
+
+// Masker masks the values of one field. The slice returned may be value itself
+// or live until the next call; null stands for NULL and is returned for it.
+type Masker interface {
+	Mask(value []byte) (masked []byte, null bool)
+}
+
+// Field describes one column of a result for masking.
+type Field struct {
+	Name     string   // as the client sees it
+	Relation string   // "schema.table" it comes from, empty when computed
+	Column   string   // the column's own name there
+	Type     string   // "text", "json", "jsonb", "int4", … ; empty when unknown
+	Binary   bool     // the value is in binary format
+	Derived  []string // for a computed field: the masked columns ("schema.table.column") it may have been computed from
+}
+
+// Request is one thing that a client asks for.
+type Request struct {
+	Kind    string         // the protocol's word: "query", "execute", "call"
+	Text    string         // as the client wrote it, for rules, people and the record
+	Params  []Param        // bound parameters, part of what an approval is bound to
+	Effects []Effect       // all it would do; empty means unknown, never nothing
+	Facts   map[string]any // by Fact.Name; a fact that is missing is unknown
+	Context string         // what else decides its meaning, bound into approvals: role, search_path, open transaction
+	Memo    any            // comparable; equal Memo promises equal Effects and Facts, nil promises nothing
+	Pending func(Pending)  // called when it starts to wait for a person; may be nil
+}
+
+// Param is one bound parameter.
+type Param struct {
+	Value  []byte
+	Null   bool
+	Binary bool
+}
+
+// Effect is one thing a request would do.
+type Effect struct {
+	Verb   string // a word of Protocol.Verbs
+	Object string // "schema.table", a function, a parameter; empty when unknown
+}
+
+// Unknown is the verb of an effect that could not be determined. It is matched
+// by rules that name it and by nothing else.
+const Unknown = "unknown"
+
+// Fact declares a fact for the type check of policies.
+type Fact struct {
+	Name string // below "request", such as "sql.by_key"
+	Type FactType
+	Help string
+}
+
+// FactType is the type of a fact's value.
+type FactType uint8
+
+const (
+	Bool    FactType = iota // bool
+	Int                     // int64
+	Text                    // string
+	TextSet                 // []string
+)
+
+// Pending tells a client that its request waits.
+type Pending struct {
+	ID       string // of the approval
+	Rule     string
+	DecideBy time.Time
+}
+
+// Outcome is how an exchange ended.
+type Outcome struct {
+	Status   Status
+	Tag      string // the protocol's own word for what was done, such as "DELETE 3"
+	Rows     int64
+	Bytes    int64 // of the answer
+	Duration time.Duration
+}
+
+// Status of an outcome.
+type Status uint8
+
+const (
+	OK     Status = iota
+	Failed        // the upstream said no
+	Broken        // the connection ended before the answer
+)
+
+func (s Status) String() string { return [...]string{"ok", "failed", "broken"}[s] }
+
+// Denial is the only error that a client is told.
+type Denial struct {
+	Code   Code
+	Rule   string // the rule that decided, empty when none did
+	Reason string // why, in a sentence without the final stop
+	Help   string // what to do instead
+}
+
+// Code says what kind of denial it is, so that a protocol can pick its own.
+type Code uint8
+
+const (
+	ByPolicy    Code = iota // a rule, or no rule, decided
+	ByPerson                // a person said no
+	Expired                 // nobody decided in time
+	Cancelled               // the client took it back
+	Limit                   // a limit was reached
+	Unavailable             // it cannot be decided, recorded or reached now
+	Malformed               // the request does not follow the protocol
+	Misuse                  // a placeholder where it does not belong
+)
+
+func (d *Denial) Error() string {
+	s := d.Reason
+	if d.Rule != "" {
+		s = "rule " + d.Rule + ": " + s
+	}
+	return s
+}
