@@ -11,6 +11,7 @@ package engine
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -125,6 +126,14 @@ type Gate interface {
 	Masked() []string
 }
 
+// Causes with which the context of Submit is cancelled while a request waits
+// for a person. An approval outlives a client that is gone, so that its retry
+// finds it; it does not outlive a client that took its request back.
+var (
+	ErrWithdrawn = errors.New("the client took its request back")
+	ErrGone      = errors.New("the client is gone")
+)
+
 // Exchange is one allowed request and its answer. Its methods are called from
 // one goroutine at a time.
 type Exchange interface {
@@ -179,6 +188,7 @@ type Request struct {
 	Context string         // what else decides its meaning, bound into approvals: role, search_path, open transaction
 	Memo    any            // comparable; equal Memo promises equal Effects and Facts, nil promises nothing
 	Pending func(Pending)  // called when it starts to wait for a person; may be nil
+	Refused *Denial        // set by whoever could not understand it: it is recorded and denied with these words
 }
 
 // Param is one bound parameter.
