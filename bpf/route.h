@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The decision where a connect or sendmsg goes. */
+#ifndef POSTERN_ROUTE_H
+#define POSTERN_ROUTE_H
+
+#include "who.h"
+
+#define SOL_SOCKET 1
+#define SO_BINDTODEVICE 25
+
+/* Answers of route() besides a port of the gateway. */
+#define ROUTE_DENIED 0
+#define ROUTE_AS_IS 0x10000
+
+/* Who has the socket that would get what is sent to a local address. */
+enum occupant {
+	OCCUPANT_NONE,
+	OCCUPANT_GATEWAY,
+	OCCUPANT_OTHER,
+};
+
+static __always_inline int occupant(struct bpf_sock_addr *ctx, int v4, __u32 host, __u16 port,
+				    __u32 protocol, __u32 *policy_id)
+{
+	struct bpf_sock_tuple to = {};
+	__u32 size = v4 ? sizeof(to.ipv4) : sizeof(to.ipv6);
+	int who = OCCUPANT_OTHER;
+	struct bpf_sock *socket;
+	struct gateway *mark;
+
+	if (v4) {
+		to.ipv4.daddr = host;
+		to.ipv4.dport = bpf_htons(port);
+	} else {
+		to.ipv6.daddr[3] = bpf_htonl(1);
+		to.ipv6.dport = bpf_htons(port);
+	}
+	if (protocol == IPPROTO_TCP)
+		socket = bpf_sk_lookup_tcp(ctx, &to, size, BPF_F_CURRENT_NETNS, 0);
+	else
+		socket = bpf_sk_lookup_udp(ctx, &to, size, BPF_F_CURRENT_NETNS, 0);
+	if (!socket)
+		return OCCUPANT_NONE;
+	mark = bpf_sk_storage_get(&gateways, socket, 0, 0);
+	if (mark) {
+		*policy_id = mark->policy;
+		who = OCCUPANT_GATEWAY;
+	}
+	bpf_sk_release(socket);
+	return who;
+}
+
+/* A destination on this host that the agent named itself. */
+static __always_inline int route_local(struct bpf_sock_addr *ctx, const struct subject *s)
+{
+	__u32 host = is_unspecified(s->addr) ? bpf_htonl(0x7f000001) : s->addr[3];
+	__u32 policy_id;
+	int who;
+
+	who = occupant(ctx, is_mapped(s->addr), host, s->port, s->protocol, &policy_id);
+	if (who == OCCUPANT_GATEWAY) {
+		deny(s, KIND_GATEWAY_PORT);
+		return ROUTE_DENIED;
+	}
+	return listed(s->policy, s->port) ? ROUTE_AS_IS : -1;
+}
+
+/*
+ * The port of the policy's gateway. Nobody there is fine: the kernel says
+ * ECONNREFUSED. Somebody else there is not: a local user who took the port
+ * while the gateway was down would get what agents say.
+ */
+static __always_inline int route_gateway(struct bpf_sock_addr *ctx, const struct subject *s)
+{
+	struct listener *l = listener_of(s->netns, s->policy);
+	__u32 policy_id = 0;
+	__u16 port;
+	int who;
+
+	if (!l) {
+		deny(s, KIND_NO_LISTENER);
+		return ROUTE_DENIED;
+	}
+	if (s->protocol == IPPROTO_UDP)
+		port = l->dns_udp_port;
+	else if (s->port == DNS_PORT)
+		port = l->dns_tcp_port;
+	else
+		port = l->tcp_port;
+	if (!port) {
+		deny(s, KIND_NO_LISTENER);
+		return ROUTE_DENIED;
+	}
+	who = occupant(ctx, is_mapped(s->addr), bpf_htonl(0x7f000001), port, s->protocol, &policy_id);
+	if (who == OCCUPANT_OTHER || (who == OCCUPANT_GATEWAY && policy_id != s->policy)) {
+		deny(s, KIND_SQUATTED);
+		return ROUTE_DENIED;
+	}
+	return port;
+}
+
+/* Keeps what was asked for: for getpeername, for the SYN, for the resolver. */
+static __always_inline void remember(struct sock_state *st, const struct subject *s, __u16 port)
+{
+	__u64 id = bpf_get_current_pid_tgid(), owner = bpf_get_current_uid_gid();
+	struct flow *f = &st->flow;
+
+	f->token = 0;
+	f->cgroup = s->cgroup;
+	f->policy_cgroup = s->policy_cgroup;
+	f->netns = s->netns;
+	f->started = bpf_ktime_get_ns();
+	f->policy = s->policy;
+	f->pid = (__u32)id;
+	f->tgid = id >> 32;
+	f->uid = (__u32)owner;
+	f->gid = owner >> 32;
+	f->daddr[0] = s->addr[0];
+	f->daddr[1] = s->addr[1];
+	f->daddr[2] = s->addr[2];
+	f->daddr[3] = s->addr[3];
+	f->dport = s->port;
+	f->family = s->family;
+	f->protocol = s->protocol;
+	f->pad = 0;
+	bpf_get_current_comm(f->comm, sizeof(f->comm));
+	st->peer_port = port;
+	st->route = ROUTE_GATEWAY;
+}
+
+/* Stores the record that the gateway will claim by the token in the SYN. */
+static __always_inline int issue_token(struct sock_state *st)
+{
+	__u64 token = (__u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
+
+	if (!token)
+		token = 1;
+	st->flow.token = token;
+	return !bpf_map_update_elem(&flows, &token, &st->flow, BPF_NOEXIST);
+}
+
+/*
+ * The state of the calling socket, if it is the caller's own. A socket without
+ * state was made before the programs were attached, or by the kernel for
+ * itself; one of another policy was passed on or inherited.
+ */
+static __always_inline struct sock_state *own_socket(struct bpf_sock_addr *ctx, const struct subject *s)
+{
+	struct bpf_sock *socket = ctx->sk;
+	struct sock_state *st;
+
+	if (!socket)
+		return 0;
+	st = bpf_sk_storage_get(&sk, socket, 0, 0);
+	if (!st || st->owner != s->policy_cgroup || st->owner_policy != s->policy)
+		return 0;
+	return st;
+}
+
+/*
+ * Decides one connect or sendmsg whose destination is in s: ROUTE_DENIED,
+ * ROUTE_AS_IS, or the port on loopback to send it to.
+ */
+static __always_inline int route(struct bpf_sock_addr *ctx, struct subject *s, int connecting)
+{
+	struct bpf_sock *socket;
+	struct sock_state *st;
+	int port;
+
+	s->netns = bpf_get_netns_cookie(ctx);
+	s->protocol = LOAD(ctx->protocol);
+	if (!find_policy(s)) {
+		deny(s, KIND_NO_POLICY);
+		return ROUTE_DENIED;
+	}
+	if (s->protocol != IPPROTO_TCP && s->protocol != IPPROTO_UDP) {
+		deny(s, KIND_PROTOCOL);
+		return ROUTE_DENIED;
+	}
+	st = own_socket(ctx, s);
+	if (!st) {
+		deny(s, KIND_FOREIGN_SOCKET);
+		return ROUTE_DENIED;
+	}
+	if (s->protocol == IPPROTO_TCP)
+		st->route = ROUTE_NONE;
+	if (is_loopback(s->addr) || is_unspecified(s->addr)) {
+		port = route_local(ctx, s);
+		if (port == ROUTE_AS_IS) {
+			if (s->protocol == IPPROTO_TCP) {
+				st->peer_port = s->port;
+				st->route = ROUTE_LOOPBACK;
+			}
+			count(KIND_LOOPBACK);
+		}
+		if (port >= 0)
+			return port;
+	}
+	if (s->protocol == IPPROTO_UDP && s->port != DNS_PORT) {
+		deny(s, KIND_UDP);
+		return ROUTE_DENIED;
+	}
+	port = route_gateway(ctx, s);
+	if (port == ROUTE_DENIED)
+		return port;
+	socket = ctx->sk;
+	if (connecting && socket && socket->bound_dev_if) {
+		char none[4] = {};
+
+		/* Loopback is out of reach of a socket bound to another device. */
+		if (bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, none, sizeof(none))) {
+			deny(s, KIND_DEVICE);
+			return ROUTE_DENIED;
+		}
+	}
+	remember(st, s, port);
+	if (s->protocol == IPPROTO_TCP && !issue_token(st)) {
+		st->route = ROUTE_NONE;
+		deny(s, KIND_INTERNAL);
+		return ROUTE_DENIED;
+	}
+	count(s->protocol == IPPROTO_TCP ? KIND_REDIRECTED : KIND_RESOLVED);
+	return port;
+}
+
+#endif
