@@ -104,6 +104,7 @@ type Upstream interface {
 type Login struct {
 	Credential secret.Credential
 	TLS        *tls.Config // nil: the target is configured without TLS
+	Hidden     []string    // names of the upstream that the agent is not to see: host, address
 	Verified   bool        // TLS verifies chain and name, so that a cleartext password may be sent
 }
 

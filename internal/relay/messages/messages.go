@@ -70,7 +70,8 @@ type Out struct{ Up, Down []byte }
 type Resolver interface {
 	// Known completes r from memory and reports whether it could.
 	Known(r *engine.Request) bool
-	// Resolve completes r and may wait. It reports why r cannot be understood.
+	// Resolve is called without the session's lock and may wait; afterwards r is
+	// Known. It returns why r cannot be understood.
 	Resolve(ctx context.Context, r *engine.Request) *engine.Denial
 }
 
@@ -87,8 +88,8 @@ type Session struct {
 	spare    Out
 	withdraw context.CancelCauseFunc // of the request that waits, nil when none does
 
-	writeDown sync.Mutex // serialises flushes toward the client, in the order of out.Down
-	ended     bool       // the client said goodbye; owned by the client's goroutine
+	writeUp, writeDown sync.Mutex // serialise flushes, in the order of out; taken before mu
+	ended              bool       // the client said goodbye; owned by the client's goroutine
 }
 
 // Run relays until one side ends, ctx is cancelled or a limit is hit. A ctx
@@ -247,6 +248,9 @@ func (s *Session) decide(ctx context.Context, step Step) error {
 		if err := s.unlocked(func() error { return s.resolve(ctx, r) }); err != nil {
 			return s.denied(err)
 		}
+		if !s.Resolver.Known(r) {
+			return errors.New("a request is unknown after it was resolved")
+		}
 	}
 	if step.Decide == nil {
 		if d := s.Gate.Would(r); d != nil {
@@ -365,7 +369,7 @@ func (s *Session) responses() error {
 		if need > s.Limits.MessageBytes {
 			return tooLong(need, s.Limits.MessageBytes)
 		}
-		if err := s.flushDown(); err != nil {
+		if err := s.flush(); err != nil {
 			return err
 		}
 	}
@@ -389,23 +393,38 @@ func (s *Session) give() (need int, err error) {
 	}
 }
 
-// flush writes what is due on both sides; only the client's goroutine does.
+// flush writes what is due on both sides.
 func (s *Session) flush() error {
 	s.mu.Lock()
-	up := s.out.Up
-	s.out.Up, s.spare.Up = s.spare.Up[:0], up
-	down := len(s.out.Down) > 0
+	up, down := len(s.out.Up) > 0, len(s.out.Down) > 0
 	s.mu.Unlock()
-	if len(up) > 0 {
-		if _, err := s.Upstream.Write(up); err != nil {
-			return fmt.Errorf("write to the upstream: %w", err)
+	if up {
+		if err := s.flushUp(); err != nil {
+			return err
 		}
-		s.spare.Up = shrunk(up)
 	}
-	if !down {
-		return nil
+	if down {
+		return s.flushDown()
 	}
-	return s.flushDown()
+	return nil
+}
+
+// flushUp writes what is due to the upstream, in the order it became due.
+func (s *Session) flushUp() error {
+	s.writeUp.Lock()
+	defer s.writeUp.Unlock()
+	s.mu.Lock()
+	up := s.out.Up
+	s.out.Up, s.spare.Up = s.spare.Up[:0], nil
+	s.mu.Unlock()
+	var err error
+	if len(up) > 0 {
+		if _, err = s.Upstream.Write(up); err != nil {
+			err = fmt.Errorf("write to the upstream: %w", err)
+		}
+	}
+	s.spare.Up = shrunk(up)
+	return err
 }
 
 // flushDown writes what is due to the client, in the order it became due.

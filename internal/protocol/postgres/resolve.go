@@ -1,0 +1,136 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+
+	"github.com/postern/postern/internal/engine"
+	"github.com/postern/postern/internal/sql"
+)
+
+// Classifier tells what a statement would do; *sql.Classifier is one.
+type Classifier interface {
+	// Known answers from memory.
+	Known(text string) (*sql.Statement, bool)
+	// Classify may wait for a worker. Its errors are *sql.ErrSyntax and sql.ErrWorker.
+	Classify(ctx context.Context, text string) (*sql.Statement, error)
+}
+
+// Known implements messages.Resolver.
+func (c *codec) Known(r *engine.Request) bool {
+	if r.Refused != nil || r.Kind == "call" {
+		return true
+	}
+	s := c.held.parsed
+	if s == nil && c.held.portal != nil {
+		s = c.held.portal.statement.sql
+	}
+	if s == nil {
+		var ok bool
+		if s, ok = c.classifier.Known(r.Text); !ok {
+			return false
+		}
+	}
+	c.complete(r, s)
+	return true
+}
+
+// Resolve implements messages.Resolver. It runs without the session's lock and
+// touches nothing but what is held.
+func (c *codec) Resolve(ctx context.Context, r *engine.Request) *engine.Denial {
+	s, err := c.classifier.Classify(ctx, r.Text)
+	if err != nil {
+		return notUnderstood(err)
+	}
+	c.held.parsed = s
+	return nil
+}
+
+func notUnderstood(err error) *engine.Denial {
+	var syntax *sql.ErrSyntax
+	if errors.As(err, &syntax) {
+		return &engine.Denial{
+			Code:   engine.ByPolicy,
+			Reason: "the statement is not understood: " + syntax.Error(),
+			Help:   "correct it; what PostgreSQL's grammar does not accept is not sent",
+		}
+	}
+	return &engine.Denial{
+		Code:   engine.Unavailable,
+		Reason: "the statement could not be analysed, so it was not sent",
+		Help:   "make it shorter or simpler, or try again",
+	}
+}
+
+// complete puts what is known of s into r.
+func (c *codec) complete(r *engine.Request, s *sql.Statement) {
+	if len(s.Executes) > 0 {
+		s = s.Execute(c.prepared)
+	}
+	k := c.known(s)
+	r.Effects, r.Facts, r.Memo, r.Refused = k.effects, k.facts, k, k.refused
+}
+
+// prepared finds what EXECUTE runs: SQL's PREPARE and the protocol's Parse share
+// one space of names upstream.
+func (c *codec) prepared(name string) *sql.Statement {
+	if s, ok := c.sqlNames[name]; ok {
+		return s
+	}
+	if s, ok := c.statements[name]; ok {
+		return s.sql
+	}
+	return nil
+}
+
+// known returns s with this session's catalog applied; nil for nil.
+func (c *codec) known(s *sql.Statement) *resolved {
+	if s == nil {
+		return nil
+	}
+	if r, ok := c.resolved[s]; ok {
+		return r
+	}
+	q := s.Resolve(c.catalog.schemaOf)
+	r := &resolved{stmt: q, effects: q.Effects, facts: maps.Clone(q.Facts), derived: c.catalog.derivedFrom(q)}
+	if byKey, known := sql.ByKey(q, c.catalog.keysOf); known {
+		r.facts[sql.FactByKey] = byKey
+	}
+	for _, e := range q.Effects {
+		switch e.Verb {
+		case sql.CopyIn:
+			r.copies = copyInto
+		case sql.CopyOut:
+			r.copies = copyFrom
+		}
+	}
+	if r.copies == copyFrom && len(r.derived) > 0 {
+		r.refused = &engine.Denial{
+			Code:   engine.ByPolicy,
+			Reason: "COPY of masked columns is refused",
+			Help:   "use SELECT, whose results are masked, or leave the masked columns out",
+		}
+	}
+	if len(c.resolved) >= maxResolved {
+		clear(c.resolved)
+	}
+	c.resolved[s] = r
+	return r
+}
+
+// startupRequest asks the policy about start-up parameters that are decisions.
+func startupRequest(parameters map[string]string) (*engine.Request, *engine.Denial) {
+	r := &engine.Request{Kind: "startup", Facts: map[string]any{}}
+	for name, value := range parameters {
+		if name == "replication" {
+			return nil, &engine.Denial{Code: engine.ByPolicy,
+				Reason: "replication connections are not supported through the gateway",
+				Help:   "connect without the start-up parameter replication"}
+		}
+		r.Text += fmt.Sprintf("SET %s = %q; ", name, value)
+		r.Effects = append(r.Effects, engine.Effect{Verb: sql.Set, Object: name})
+	}
+	return r, nil
+}
