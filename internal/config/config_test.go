@@ -1,0 +1,228 @@
+package config
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// now is when the tests happen.
+var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+func TestMistakes(t *testing.T) {
+	files, err := filepath.Glob("testdata/bad/*.yaml")
+	if err != nil || len(files) < 15 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			src, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, problems := Parse(filepath.Base(file), src, now)
+			var got strings.Builder
+			errors := 0
+			for _, p := range problems {
+				fmt.Fprintln(&got, p)
+				if p.Severity == Error {
+					errors++
+				}
+			}
+			if (c == nil) != (errors > 0) {
+				t.Errorf("config %v with %d errors", c != nil, errors)
+			}
+			golden := strings.TrimSuffix(file, ".yaml") + ".golden"
+			if *update {
+				if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.String() != string(want) {
+				t.Errorf("got\n%s\nwant\n%s", got.String(), want)
+			}
+			if len(problems) == 0 {
+				t.Error("no problem found")
+			}
+		})
+	}
+}
+
+func load(t *testing.T, file string) *Config {
+	t.Helper()
+	src, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, problems := Parse(file, src, now)
+	for _, p := range problems {
+		t.Error(p)
+	}
+	if c == nil {
+		t.Fatal("not loaded")
+	}
+	return c
+}
+
+func TestExample(t *testing.T) {
+	c := load(t, "testdata/example.yaml")
+	p := c.Policies[0]
+	if len(p.Rules) != 5 || len(p.Masks) != 2 || p.Rules[0].Deny == "" || !p.Rules[1].Allow {
+		t.Errorf("policy %+v", p)
+	}
+	if a := p.Rules[4].Ask; a == nil || a.Within != 10*time.Minute || !a.ReasonRequired || a.SelfAllowed {
+		t.Errorf("ask %+v", a)
+	}
+	if at := p.Rules[3].WhenPos.String(); at != "testdata/example.yaml:25:15" {
+		t.Errorf("the when is at %s", at)
+	}
+	if r := c.Targets[0].Credential.Password; r.Source != "openbao" || r.Path != "kv/orders" || r.Key != "password" {
+		t.Errorf("password %+v", r)
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	c := load(t, "testdata/minimal.yaml")
+	if c.Root != DefaultRoot || c.Record.MaxSessionBytes != DefaultSessionBytes || c.Limits.Idle != DefaultIdle {
+		t.Errorf("%+v", c)
+	}
+	if g := c.Targets[0]; g.TLS.Verify != "full" || g.AgentAuth != DefaultAgentAuth || g.Anonymous {
+		t.Errorf("%+v", g)
+	}
+	if c.Agents[0].Observing(now) {
+		t.Error("an agent without mode observes")
+	}
+}
+
+func TestEverything(t *testing.T) {
+	c := load(t, "testdata/full.yaml")
+	g := c.Targets[0]
+	if fmt.Sprint(g.Hosts) != "[orders-db.internal:5432 192.0.2.7:5432 [2001:db8::7]:5432]" || g.Dial.String() != "10.1.2.3:6432" {
+		t.Errorf("%v %v", g.Hosts, g.Dial)
+	}
+	if g.TLS.ClientKey.Key != "k" || g.Credential.Password.Path != "kv/c" {
+		t.Error("the alias was not followed")
+	}
+	if !c.Targets[1].Anonymous || c.Targets[1].TLS.Verify != "off" {
+		t.Errorf("%+v", c.Targets[1])
+	}
+	a := &c.Agents[0]
+	if !a.Observing(now) || a.Observing(a.Until) {
+		t.Error("observe does not end at its end")
+	}
+	if c.Record.MaxTotalBytes != 1<<40 || c.Limits.HeldBytes != 128<<10 {
+		t.Errorf("%+v %+v", c.Record, c.Limits)
+	}
+}
+
+func TestFile(t *testing.T) {
+	if c, problems := Load("testdata/none.yaml"); c != nil || len(problems) != 1 {
+		t.Errorf("%v %v", c, problems)
+	}
+	if c, _ := Load("testdata/minimal.yaml"); c == nil || c.File != "testdata/minimal.yaml" {
+		t.Errorf("%v", c)
+	}
+	big := bytes.Repeat([]byte("# long\n"), maxFile/7+1)
+	if c, problems := Parse("big", big, now); c != nil || len(problems) != 1 || !strings.Contains(problems[0].Message, "larger") {
+		t.Errorf("%v", problems)
+	}
+}
+
+// A few lines of aliases can stand for millions of values.
+func TestAliasBomb(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("agents:\n  - &a {name: a, loopback: &l [" + strings.Repeat("1,", 2000) + "1]}\n")
+	for range 2000 {
+		b.WriteString("  - *a\n")
+	}
+	start := time.Now()
+	c, problems := Parse("bomb", []byte(b.String()), now)
+	if c != nil || time.Since(start) > 5*time.Second || len(problems) > maxProblems+1 {
+		t.Errorf("%d problems in %s", len(problems), time.Since(start))
+	}
+}
+
+// forget zeroes every Pos below v, which is addressable.
+func forget(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			forget(v.Elem())
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			forget(v.Index(i))
+		}
+	case reflect.Struct:
+		if v.Type() == reflect.TypeFor[Pos]() {
+			v.SetZero()
+			return
+		}
+		if v.Type() == reflect.TypeFor[time.Time]() {
+			return
+		}
+		for i := range v.NumField() {
+			forget(v.Field(i))
+		}
+	}
+}
+
+// same loads what c marshals to and compares.
+func same(t *testing.T, c *Config) {
+	t.Helper()
+	out, err := Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, problems := Parse(c.File, out, now)
+	if again == nil {
+		t.Fatalf("%v\n%s", problems, out)
+	}
+	forget(reflect.ValueOf(c))
+	forget(reflect.ValueOf(again))
+	if !reflect.DeepEqual(c, again) {
+		t.Errorf("got\n%+v\nwant\n%+v\nfrom\n%s", again, c, out)
+	}
+}
+
+func TestRoundTrip(t *testing.T) {
+	for _, file := range []string{"example", "minimal", "full"} {
+		same(t, load(t, "testdata/"+file+".yaml"))
+	}
+}
+
+// What loads, loads again from its own marshalled form, and is the same.
+func FuzzParse(f *testing.F) {
+	for _, pattern := range []string{"testdata/*.yaml", "testdata/bad/*.yaml"} {
+		files, _ := filepath.Glob(pattern)
+		for _, file := range files {
+			src, err := os.ReadFile(file)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(src)
+		}
+	}
+	f.Fuzz(func(t *testing.T, src []byte) {
+		c, problems := Parse("fuzz.yaml", src, now)
+		if c == nil {
+			if len(problems) == 0 {
+				t.Error("refused without a problem")
+			}
+			return
+		}
+		same(t, c)
+	})
+}
