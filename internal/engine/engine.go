@@ -171,12 +171,13 @@ type Masker interface {
 
 // Field describes one column of a result for masking.
 type Field struct {
-	Name     string   // as the client sees it
-	Relation string   // "schema.table" it comes from, empty when computed
-	Column   string   // the column's own name there
-	Type     string   // "text", "json", "jsonb", "int4", … ; empty when unknown
-	Binary   bool     // the value is in binary format
-	Derived  []string // for a computed field: the masked columns ("schema.table.column") it may have been computed from
+	Name    string   // as the client sees it
+	Schema  string   // of the table it comes from
+	Table   string   // empty when computed
+	Column  string   // the column's own name there, empty when no mask can name it
+	Type    string   // "text", "json", "jsonb", "int4", … ; empty when unknown
+	Binary  bool     // the value is in binary format
+	Derived []string // for a computed field: the masked columns ("schema.table.column") it may have been computed from
 }
 
 // Request is one thing that a client asks for.
@@ -273,7 +274,12 @@ const (
 	Unavailable             // it cannot be decided, recorded or reached now
 	Malformed               // the request does not follow the protocol
 	Misuse                  // a placeholder where it does not belong
+	Ended                   // an operator ended the session: a reload, a restart, idleness
 )
+
+func (c Code) String() string {
+	return [...]string{"policy", "person", "expired", "cancelled", "limit", "unavailable", "malformed", "misuse", "ended"}[c]
+}
 
 func (d *Denial) Error() string {
 	s := d.Reason

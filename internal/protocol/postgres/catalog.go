@@ -3,13 +3,13 @@ package postgres
 import (
 	"errors"
 	"fmt"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/relay/messages"
 	"github.com/postern/postern/internal/sql"
 )
@@ -53,18 +53,22 @@ func (r *relation) String() string { return sql.Object(r.schema, r.name) }
 
 // origin says where a column comes from. Derived is every masked column for one
 // that cannot be told.
-func (c *catalog) origin(table uint32, attr int16) (rel, column string, derived []string) {
+func (c *catalog) origin(table uint32, attr int16) (f engine.Field) {
 	if len(c.patterns) == 0 || table < firstUserOID {
-		return "", "", nil
+		return f
 	}
 	r, ok := c.relations[table]
 	if !ok {
-		return "", "", append(c.masked, "unknown relation")
+		f.Derived = append(slices.Clip(c.masked), "unknown relation")
+		return f
 	}
+	f.Schema, f.Table = r.schema, r.name
 	if r.hidden {
-		return r.String(), "", c.masked
+		f.Derived = c.masked
+		return f
 	}
-	return r.String(), r.columns[attr], nil
+	f.Column = r.columns[attr]
+	return f
 }
 
 // maskedRelation says whether an error that names this table may quote a
@@ -256,28 +260,11 @@ func (r *catalogReading) row(b []byte) error {
 // "table.column" or "schema.table.column", each part a glob.
 func (c *catalog) matches(r *relation, column string) bool {
 	for _, p := range c.patterns {
-		if MatchColumn(p, r.schema, r.name, column) {
+		if engine.MatchColumn(p, r.schema, r.name, column) {
 			return true
 		}
 	}
 	return false
-}
-
-// MatchColumn matches a mask's pattern against a column. The gate uses it too,
-// so that both mean the same.
-func MatchColumn(pattern, schema, table, column string) bool {
-	parts := strings.Split(pattern, ".")
-	names := []string{schema, table, column}
-	if len(parts) > len(names) {
-		return false
-	}
-	names = names[len(names)-len(parts):]
-	for i, p := range parts {
-		if ok, err := path.Match(strings.ToLower(p), strings.ToLower(names[i])); err != nil || !ok {
-			return false
-		}
-	}
-	return true
 }
 
 // finish follows views to the masked columns they are made of, through views of

@@ -23,6 +23,8 @@ func sqlstate(d *engine.Denial) string {
 		return "08P01" // protocol_violation
 	case engine.Misuse:
 		return "28P01" // invalid_password
+	case engine.Ended:
+		return "57P01" // admin_shutdown: pools know to connect again
 	}
 	return "42501" // insufficient_privilege
 }
@@ -55,11 +57,8 @@ func appendDenial(dst []byte, d *engine.Denial, session string) []byte {
 
 func appendFatal(dst []byte, d *engine.Denial, session string) []byte {
 	e := denial("FATAL", d, session)
-	if d.Code == engine.ByPolicy || d.Code == engine.Unavailable {
-		e.Code = "57P01" // admin_shutdown: pools know to reconnect
-		if session == "" || d.Code == engine.ByPolicy {
-			e.Code = "28000" // invalid_authorization_specification
-		}
+	if d.Code == engine.ByPolicy {
+		e.Code = "28000" // invalid_authorization_specification: pools know not to try again
 	}
 	return encode(dst, e)
 }

@@ -41,12 +41,13 @@ func (c *codec) fieldsOf(msg []byte, r *resolved) (*fields, error) {
 func (c *codec) locate(f *fields) {
 	f.list = make([]engine.Field, len(f.columns))
 	for i, col := range f.columns {
-		field := engine.Field{Name: string(col.name), Type: typeNames[col.typ], Binary: col.binary}
+		var field engine.Field
 		if col.table != 0 {
-			field.Relation, field.Column, field.Derived = c.catalog.origin(col.table, col.attr)
+			field = c.catalog.origin(col.table, col.attr)
 		} else {
 			field.Derived = c.computedFrom(f.resolved)
 		}
+		field.Name, field.Type, field.Binary = string(col.name), typeNames[col.typ], col.binary
 		f.list[i] = field
 	}
 }
