@@ -23,3 +23,11 @@ func MatchColumn(pattern, schema, table, column string) bool {
 	}
 	return true
 }
+
+// Relation is "schema.table", empty for a computed field.
+func (f Field) Relation() string {
+	if f.Table == "" {
+		return ""
+	}
+	return f.Schema + "." + f.Table
+}

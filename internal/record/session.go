@@ -145,7 +145,7 @@ func (s *Session) Approval(a recording.Approval) error { return s.append(&a) }
 func (s *Session) Fields(request uint64, fields []engine.Field) error {
 	body := recording.Fields{Request: request, Fields: make([]recording.Field, len(fields))}
 	for i, f := range fields {
-		body.Fields[i] = recording.Field{Name: f.Name, Relation: f.Relation, Column: f.Column, Type: f.Type, Binary: f.Binary}
+		body.Fields[i] = recording.Field{Name: f.Name, Relation: f.Relation(), Column: f.Column, Type: f.Type, Binary: f.Binary}
 	}
 	return s.append(&body)
 }
