@@ -157,6 +157,23 @@ static __always_inline struct sock_state *own_socket(struct bpf_sock_addr *ctx, 
 	return st;
 }
 
+#define TCP_ESTABLISHED 1 /* a connected UDP socket has this state too */
+
+/*
+ * A send() on an IPv6 socket that is connected to a v4-mapped address reaches
+ * sendmsg4 as if it named the address it is connected to, which is the
+ * resolver's: route() has seen it when it was connected.
+ */
+static __always_inline int is_resend(struct bpf_sock_addr *ctx, const struct subject *s,
+				     const struct sock_state *st)
+{
+	struct bpf_sock *socket = ctx->sk;
+
+	return socket && socket->state == TCP_ESTABLISHED && LOAD(ctx->family) == AF_INET6 &&
+	       s->family == AF_INET && s->protocol == IPPROTO_UDP && is_loopback(s->addr) &&
+	       st->route == ROUTE_GATEWAY && s->port == st->peer_port;
+}
+
 /*
  * Decides one connect or sendmsg whose destination is in s: ROUTE_DENIED,
  * ROUTE_AS_IS, or the port on loopback to send it to.
@@ -182,6 +199,8 @@ static __always_inline int route(struct bpf_sock_addr *ctx, struct subject *s, i
 		deny(s, KIND_FOREIGN_SOCKET);
 		return ROUTE_DENIED;
 	}
+	if (!connecting && is_resend(ctx, s, st))
+		return ROUTE_AS_IS;
 	if (s->protocol == IPPROTO_TCP)
 		st->route = ROUTE_NONE;
 	if (is_loopback(s->addr) || is_unspecified(s->addr)) {

@@ -102,9 +102,9 @@ func (k *Kernel) Events(ctx context.Context, f func(Event)) error {
 	if err != nil {
 		return fmt.Errorf("read events: %w", err)
 	}
+	// Close is what interrupts a Read; a deadline waits for it to end.
 	defer reader.Close()
-	stop := context.AfterFunc(ctx, func() { reader.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
+	defer context.AfterFunc(ctx, func() { reader.Close() })()
 	var record ringbuf.Record
 	for {
 		if err := reader.ReadInto(&record); err != nil {
