@@ -1,0 +1,243 @@
+// Package control serves the daemon's control socket. It decides who may ask:
+// root for everything, whoever may run an agent for that alone, and never a
+// process inside a policy cgroup, whatever its uid. What is answered comes from
+// the functions in Options; the protocol is documented in pkg/control.
+//
+// Start with Server.handler.
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/postern/postern/pkg/control"
+)
+
+const (
+	readTimeout = 10 * time.Second
+	maxBody     = 64 << 10
+	socketMode  = 0o666 // every user may connect; the peer's credentials decide
+)
+
+// Peer is who is at the other end of a connection.
+type Peer struct {
+	PID    int
+	UID    uint32
+	Name   string // for records: "root", or the uid when it has no name
+	Agent  bool   // it is inside a policy cgroup, or that cannot be told
+	Groups []uint32
+}
+
+// Options are what the server asks.
+type Options struct {
+	Log  *slog.Logger
+	Peer func(*net.UnixConn) (Peer, error)
+
+	Status    func() control.Status
+	Sessions  func() []control.Session
+	Approvals func() []control.Approval
+	Watch     func(ctx context.Context, f func(control.Approval) error) error
+	Decide    func(id string, by Peer, approve bool, reason string) (control.Approval, error)
+	Reload    func() (control.Reloaded, error)
+	Refresh   func(context.Context) error
+	// Run answers for an agent that the peer may run; the error is a refusal.
+	Run func(agent string, by Peer) (control.Run, error)
+}
+
+// Server is the control socket.
+type Server struct {
+	Options
+	http http.Server
+}
+
+// New returns a server; Serve starts it.
+func New(o Options) *Server {
+	s := &Server{Options: o}
+	s.http = http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: readTimeout,
+		ReadTimeout:       readTimeout,
+		ConnContext:       s.withPeer,
+		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+	}
+	return s
+}
+
+// Listen makes the socket. One that is left over from a daemon that died is
+// replaced; one that somebody answers at is not.
+func Listen(path string) (net.Listener, error) {
+	if c, err := net.Dial("unix", path); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("another daemon listens at %s", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove an old socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, socketMode); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// Serve answers until ctx ends.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { s.http.Close() })
+	defer stop()
+	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	return nil
+}
+
+type peerKey struct{}
+
+type identified struct {
+	peer Peer
+	err  error
+}
+
+// withPeer asks the kernel once per connection.
+func (s *Server) withPeer(ctx context.Context, c net.Conn) context.Context {
+	p, err := s.Peer(c.(*net.UnixConn))
+	return context.WithValue(ctx, peerKey{}, identified{p, err})
+}
+
+// handler is the list of everything that can be asked, and by whom.
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	root := func(pattern string, f func(http.ResponseWriter, *http.Request, Peer)) {
+		mux.HandleFunc(pattern, s.checked(true, f))
+	}
+	root("GET /v1/status", func(w http.ResponseWriter, _ *http.Request, _ Peer) { answer(w, s.Status()) })
+	root("GET /v1/sessions", func(w http.ResponseWriter, _ *http.Request, _ Peer) { answer(w, s.Sessions()) })
+	root("GET /v1/approvals", s.approvals)
+	root("POST /v1/approvals/{id}/approve", func(w http.ResponseWriter, r *http.Request, p Peer) { s.decide(w, r, p, true) })
+	root("POST /v1/approvals/{id}/deny", func(w http.ResponseWriter, r *http.Request, p Peer) { s.decide(w, r, p, false) })
+	root("POST /v1/reload", s.reload)
+	root("POST /v1/secrets/refresh", s.refresh)
+	mux.HandleFunc("GET /v1/agents/{name}/run", s.checked(false, s.run))
+	return mux
+}
+
+// checked refuses agents always, and everybody but root where asked.
+func (s *Server) checked(rootOnly bool, f func(http.ResponseWriter, *http.Request, Peer)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		id, _ := r.Context().Value(peerKey{}).(identified)
+		switch {
+		case id.err != nil:
+			refuse(w, http.StatusForbidden, "who asks cannot be told", id.err)
+		case id.peer.Agent:
+			s.Log.Warn("an agent asked the control socket", "pid", id.peer.PID, "uid", id.peer.UID, "path", r.URL.Path)
+			refuse(w, http.StatusForbidden, "processes inside a policy cgroup may not use the control socket", nil)
+		case rootOnly && id.peer.UID != 0:
+			refuse(w, http.StatusForbidden, "this takes root", errors.New("use sudo"))
+		default:
+			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+			f(w, r, id.peer)
+		}
+	}
+}
+
+func (s *Server) approvals(w http.ResponseWriter, r *http.Request, _ Peer) {
+	if r.URL.Query().Get("watch") == "" {
+		answer(w, s.Approvals())
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+	flush := http.NewResponseController(w).Flush
+	flush() //nolint:errcheck // a client that is gone ends the loop below
+	enc := json.NewEncoder(w)
+	s.Watch(r.Context(), func(a control.Approval) error { //nolint:errcheck // the client is gone
+		if err := enc.Encode(a); err != nil {
+			return err
+		}
+		return flush()
+	})
+}
+
+func (s *Server) decide(w http.ResponseWriter, r *http.Request, p Peer, approve bool) {
+	var d control.Decision
+	dec := json.NewDecoder(r.Body)
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&d); err != nil {
+		refuse(w, http.StatusBadRequest, "the body is not a decision", err)
+		return
+	}
+	a, err := s.Decide(r.PathValue("id"), p, approve, d.Reason)
+	if err != nil {
+		refuse(w, http.StatusConflict, "not decided", err)
+		return
+	}
+	s.Log.Info("approval decided", "approval", a.ID, "approve", approve, "by", p.Name, "agent", a.Agent, "target", a.Target)
+	answer(w, a)
+}
+
+func (s *Server) reload(w http.ResponseWriter, _ *http.Request, p Peer) {
+	done, err := s.Reload()
+	if err != nil {
+		refuse(w, http.StatusUnprocessableEntity, "the old configuration stays in force", err)
+		return
+	}
+	s.Log.Info("configuration reloaded", "generation", done.Generation, "by", p.Name)
+	answer(w, done)
+}
+
+func (s *Server) refresh(w http.ResponseWriter, r *http.Request, _ Peer) {
+	if err := s.Refresh(r.Context()); err != nil {
+		refuse(w, http.StatusBadGateway, "not every source answered", err)
+		return
+	}
+	answer(w, struct{}{})
+}
+
+func (s *Server) run(w http.ResponseWriter, r *http.Request, p Peer) {
+	a, err := s.Run(r.PathValue("name"), p)
+	if err != nil {
+		refuse(w, http.StatusForbidden, "not launched", err)
+		return
+	}
+	answer(w, a)
+}
+
+func answer(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(v) //nolint:errcheck // the client is gone
+}
+
+// Problems is an error that is made of several, such as those of a
+// configuration.
+type Problems []string
+
+func (p Problems) Error() string {
+	if len(p) == 1 {
+		return p[0]
+	}
+	return fmt.Sprintf("%d problems", len(p))
+}
+
+func refuse(w http.ResponseWriter, status int, title string, err error) {
+	e := control.Error{Status: status, Title: title}
+	if err != nil {
+		e.Detail = err.Error()
+	}
+	var problems Problems
+	if errors.As(err, &problems) {
+		e.Problems = problems
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(e) //nolint:errcheck // the client is gone
+}

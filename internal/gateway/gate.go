@@ -1,0 +1,306 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/postern/postern/internal/approval"
+	"github.com/postern/postern/internal/engine"
+	"github.com/postern/postern/internal/mask"
+	"github.com/postern/postern/internal/policy"
+	"github.com/postern/postern/internal/record"
+	"github.com/postern/postern/internal/secret"
+	"github.com/postern/postern/pkg/recording"
+)
+
+// gate is a session's only way upstream; it implements engine.Gate. The relay
+// calls it from one goroutine at a time.
+type gate struct {
+	*session
+	database string
+
+	setup   *Setup // the newest that was decided by
+	policy  *policy.Policy
+	observe bool
+	memo    map[any]policy.Verdict // by engine.Request.Memo, under setup
+
+	masks *Masks
+	known *mask.Matcher // the secret of this session, nil before it was fetched
+	plan  plan
+	rows  []byte // of the running result, not yet on record
+	taken int64  // bytes of results on record
+	text  []byte // scratch for masking what goes on record
+}
+
+// memoSize bounds what a session remembers of its verdicts.
+const memoSize = 512
+
+func newGate(s *session, intent *engine.Intent) *gate {
+	g := &gate{session: s, database: intent.Database, masks: s.agent.Masks[s.target.Name], memo: map[any]policy.Verdict{}}
+	g.follow(s.setup)
+	return g
+}
+
+// follow takes a setup in use. Sessions that it would not have begun have been
+// told to end; until they have, their requests are denied by an empty policy.
+func (g *gate) follow(setup *Setup) {
+	g.setup = setup
+	g.policy, g.observe = &policy.Policy{Name: "none"}, false
+	if a := setup.Agents[g.flow.Agent]; a != nil {
+		g.policy, g.observe = a.Policy, a.observing(g.gateway.Now())
+	}
+	clear(g.memo)
+}
+
+// Submit implements engine.Gate: decide, record, and wait where a person is
+// asked. When it returns an exchange, the request is on record.
+func (g *gate) Submit(ctx context.Context, r *engine.Request) (engine.Exchange, error) {
+	v := g.decide(r)
+	n, err := g.record(r, v)
+	if err != nil {
+		return nil, g.unrecorded(err)
+	}
+	switch {
+	case r.Refused != nil:
+		return nil, g.deny(n, r.Refused)
+	case v.Action == policy.Allow || g.observe:
+	case v.Action == policy.NeedsPerson:
+		if d := g.ask(ctx, n, r, v); d != nil {
+			return nil, g.deny(n, d)
+		}
+	default:
+		return nil, g.deny(n, v.Denial())
+	}
+	if g.setup.Host {
+		if err := g.log.Commit(record.Host); err != nil {
+			return nil, g.unrecorded(err)
+		}
+	}
+	g.gateway.Metrics.allowed(g.session)
+	return &exchange{gate: g, number: n, began: g.gateway.Now()}, nil
+}
+
+// decide asks the newest policy, or its memory of an equal request.
+func (g *gate) decide(r *engine.Request) policy.Verdict {
+	if s := g.gateway.setup.Load(); s != g.setup {
+		g.follow(s)
+	}
+	if r.Memo != nil {
+		if v, ok := g.memo[r.Memo]; ok {
+			return v
+		}
+	}
+	v := g.policy.Decide(g.input(r))
+	if r.Memo != nil {
+		if len(g.memo) >= memoSize {
+			clear(g.memo)
+		}
+		g.memo[r.Memo] = v
+	}
+	return v
+}
+
+func (g *gate) input(r *engine.Request) *policy.Input {
+	effects := r.Effects
+	if len(effects) == 0 {
+		effects = []engine.Effect{{Verb: engine.Unknown}}
+	}
+	return &policy.Input{
+		Target: g.target.Name, Effects: effects, Facts: r.Facts, Database: g.database,
+		Agent: policy.Agent{Name: g.flow.Agent, Run: g.flow.Run, Exe: g.flow.Exe, UID: g.flow.UID},
+	}
+}
+
+// Would implements engine.Gate.
+func (g *gate) Would(r *engine.Request) *engine.Denial {
+	if r.Refused != nil {
+		return g.noted(r, r.Refused)
+	}
+	if s := g.gateway.setup.Load(); s != g.setup {
+		g.follow(s)
+	}
+	if v, sure := g.policy.Sure(g.input(r)); sure && v.Action == policy.Deny && !g.observe {
+		return g.noted(r, v.Denial())
+	}
+	return nil
+}
+
+// noted puts a request that is refused before it was submitted on record.
+func (g *gate) noted(r *engine.Request, d *engine.Denial) *engine.Denial {
+	n, err := g.record(r, policy.Verdict{Action: policy.Deny, Rule: d.Rule, Reason: d.Reason})
+	if err != nil {
+		return g.unrecorded(err)
+	}
+	return g.deny(n, d)
+}
+
+// record puts the request and its verdict in the log, with what the detectors
+// find in it masked: the log is no place where secrets gather.
+func (g *gate) record(r *engine.Request, v policy.Verdict) (uint64, error) {
+	logged := *r
+	logged.Text = g.maskedText(r.Text)
+	if len(r.Params) > 0 {
+		logged.Params = slices.Clone(r.Params)
+		for i, p := range logged.Params {
+			logged.Params[i].Value = slices.Clone(g.mask(p.Value))
+		}
+	}
+	n, err := g.log.Request(&logged)
+	if err != nil {
+		return 0, err
+	}
+	observed := g.observe && v.Action != policy.Allow && r.Refused == nil
+	return n, g.log.Verdict(recording.Verdict{
+		Request: n, Action: v.Action.String(), Rule: v.Rule, Reason: v.Reason, Observed: observed,
+	})
+}
+
+func (g *gate) maskedText(s string) string {
+	g.text = append(g.text[:0], s...)
+	if m := g.mask(g.text); len(m) != len(s) || string(m) != s {
+		return string(m)
+	}
+	return s
+}
+
+// deny puts a denial on record and hands it back.
+func (g *gate) deny(n uint64, d *engine.Denial) *engine.Denial {
+	if err := g.log.Denial(n, d); err != nil {
+		return g.unrecorded(err)
+	}
+	g.gateway.Metrics.denied(g.session, d)
+	return d
+}
+
+// unrecorded is the denial of what cannot be put on record: the disk is full,
+// or a quota is used up. The operator reads why; the agent reads that.
+func (g *gate) unrecorded(err error) *engine.Denial {
+	g.gateway.Metrics.auditErrors.Inc()
+	g.gateway.Log.Error("a request cannot be recorded", "session", g.flow.Session, "error", err)
+	return &engine.Denial{
+		Code:   engine.Unavailable,
+		Reason: "the request cannot be put on record, so it was not sent",
+		Help:   "an operator finds the reason in the daemon's log",
+	}
+}
+
+// ask waits for people. Nil means that they said yes, once, to exactly this.
+func (g *gate) ask(ctx context.Context, n uint64, r *engine.Request, v policy.Verdict) *engine.Denial {
+	ask := approval.Ask{
+		Run: g.flow.Run, Agent: g.flow.Agent, Target: g.target.Name,
+		Form: r.Kind, Text: r.Text, Context: g.database + " " + r.Context,
+		Session: g.flow.Session, Request: n,
+		Rule: v.Rule, Approvers: v.Approvers, ReasonRequired: v.ReasonRequired, Within: v.Within,
+	}
+	for _, p := range r.Params {
+		ask.Params = append(ask.Params, approval.Param(p))
+	}
+	for _, e := range r.Effects {
+		ask.Effects = append(ask.Effects, e.Verb+" "+e.Object)
+	}
+	id := ""
+	ask.Notify = func(a approval.Approval) {
+		id = a.ID
+		g.log.Approval(recording.Approval{Request: n, ID: a.ID, State: string(a.State)}) //nolint:errcheck // checked below
+		if r.Pending != nil && a.State == approval.Pending {
+			r.Pending(engine.Pending{ID: a.ID, Rule: v.Rule, DecideBy: a.DecideBy})
+		}
+	}
+	began := g.gateway.Now()
+	decision, err := g.gateway.Approvals.Submit(ctx, ask)
+	g.gateway.Metrics.waited(g.session, g.gateway.Now().Sub(began))
+	note := recording.Approval{Request: n, ID: id, State: string(approval.Consumed)}
+	d := (*engine.Denial)(nil)
+	if err == nil {
+		for _, vote := range decision.Votes {
+			note.Approver, note.Reason = vote.By, vote.Reason
+		}
+	} else {
+		d = refusal(err, v)
+		note.State = stateOf(err)
+		var no *approval.Refusal
+		if errors.As(err, &no) {
+			note.Approver, note.Reason = no.By, no.Reason
+		}
+	}
+	if err := g.log.Approval(note); err != nil {
+		return g.unrecorded(err)
+	}
+	if d == nil && g.gateway.setup.Load() != g.setup {
+		// The policy changed while people thought: what it denies now stays denied.
+		if again := g.decide(r); again.Action == policy.Deny {
+			return again.Denial()
+		}
+	}
+	return d
+}
+
+func stateOf(err error) string {
+	switch {
+	case errors.Is(err, approval.ErrDenied):
+		return string(approval.Denied)
+	case errors.Is(err, approval.ErrExpired):
+		return string(approval.Expired)
+	case errors.Is(err, engine.ErrWithdrawn):
+		return string(approval.Withdrawn)
+	}
+	return string(approval.Pending)
+}
+
+// refusal is what the agent hears when people did not say yes.
+func refusal(err error, v policy.Verdict) *engine.Denial {
+	d := &engine.Denial{Code: engine.Limit, Rule: v.Rule, Reason: err.Error(), Help: v.Help}
+	var no *approval.Refusal
+	switch {
+	case errors.As(err, &no) && errors.Is(err, approval.ErrDenied):
+		d.Code, d.Reason = engine.ByPerson, "denied by "+no.By
+		if no.Reason != "" {
+			d.Reason += ": " + no.Reason
+		}
+	case errors.Is(err, approval.ErrExpired):
+		d.Code, d.Reason = engine.Expired, fmt.Sprintf("nobody decided within %s", v.Within)
+		d.Help = "send the same request again to ask again"
+	case errors.Is(err, engine.ErrWithdrawn):
+		d.Code, d.Reason = engine.Cancelled, "cancelled while it waited for approval"
+	case errors.Is(err, engine.ErrGone), errors.Is(err, context.Canceled):
+		d.Code, d.Reason = engine.Cancelled, "the client left while the request waited for approval"
+	}
+	return d
+}
+
+// Scrub implements engine.Gate.
+func (g *gate) Scrub(b []byte) []byte { return g.mask(b) }
+
+// Masked implements engine.Gate.
+func (g *gate) Masked() []string { return g.masks.Patterns() }
+
+// know makes sure that the secret of this session never comes back.
+func (g *gate) know(c secret.Credential) {
+	if c.Password.Empty() {
+		return
+	}
+	known, weak := mask.NewKnown([]mask.Known{{
+		Secret: c.Password.Reveal(), Placeholder: g.target.Placeholder.Password.Reveal(),
+	}})
+	g.known = known
+	if len(weak) > 0 {
+		g.gateway.Log.Warn("the target's secret is too weak to be recognised in answers; make it longer", "target", g.target.Name)
+	}
+}
+
+// mask replaces what the detectors find, and the known secret. The slice
+// returned may be b.
+func (g *gate) mask(b []byte) []byte {
+	if len(b) == 0 {
+		return b
+	}
+	if g.known != nil {
+		b, _ = g.known.Mask(nil, b)
+	}
+	if g.masks != nil && g.masks.Scanner != nil {
+		b, _ = g.masks.Scanner.Mask(nil, b)
+	}
+	return b
+}

@@ -1,0 +1,226 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/postern/postern/internal/engine"
+	"github.com/postern/postern/internal/policy"
+	"github.com/postern/postern/internal/record"
+	"github.com/postern/postern/internal/wire"
+)
+
+// session is one intercepted connection, accept to end.
+type session struct {
+	gateway *Gateway
+	setup   *Setup // as it was at accept; requests are decided by the newest
+	flow    engine.Flow
+	agent   *Agent
+	target  *Target
+	began   time.Time
+	client  *wire.Conn
+	log     *record.Session
+	gate    *gate
+	metrics *targetMetrics
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	err    error
+
+	mu       sync.Mutex
+	upstream *wire.Conn // the last one dialled, for counters
+	activity activity
+}
+
+// activity remembers when bytes last moved.
+type activity struct {
+	bytes int64
+	at    time.Time
+}
+
+// begin opens the recording and counts the session in.
+func (g *Gateway) begin(ctx context.Context, conn net.Conn, flow engine.Flow) (*session, error) {
+	setup := g.setup.Load()
+	s := &session{gateway: g, setup: setup, flow: flow, began: g.Now(), client: wire.New(conn)}
+	s.activity.at = s.began
+	s.agent = setup.Agents[flow.Agent]
+	if s.agent == nil {
+		return nil, fmt.Errorf("agent %q is not configured", flow.Agent)
+	}
+	s.target = setup.target(flow)
+	if d := g.enter(s, setup.Limits); d != nil {
+		return nil, d
+	}
+	meta := record.Meta{Flow: flow, Generation: setup.Generation, ConfigHash: setup.Hash}
+	if s.target != nil {
+		meta.Target, meta.Protocol = s.target.Name, s.target.Protocol.Name
+	}
+	var err error
+	if s.log, err = g.Store.Session(meta); err != nil {
+		g.leave(s)
+		return nil, fmt.Errorf("open the recording: %w", err)
+	}
+	s.ctx, s.cancel = context.WithCancelCause(ctx)
+	g.Metrics.began(s)
+	return s, nil
+}
+
+// end puts the end on record, whatever happened. It is the one place where a
+// panic in a session is caught: it ends that session and nothing else.
+func (s *session) end() {
+	if p := recover(); p != nil {
+		s.err = fmt.Errorf("panic: %v", p)
+		s.gateway.Log.Error("a session panicked", "session", s.flow.Session, "panic", p, "stack", string(debug.Stack()))
+	}
+	s.cancel(nil)
+	s.client.Close()
+	in, out := s.client.Counters()
+	text := ""
+	if s.err != nil {
+		text = s.err.Error()
+	}
+	if err := s.log.Close(record.End{Error: text, Up: uint64(in), Down: uint64(out)}); err != nil {
+		s.gateway.Log.Error("close the recording", "session", s.flow.Session, "error", err)
+	}
+	s.gateway.leave(s)
+	s.gateway.Metrics.ended(s, in, out)
+	s.gateway.Log.Info("session ended", "session", s.flow.Session, "agent", s.flow.Agent,
+		"target", s.targetName(), "duration", s.gateway.Now().Sub(s.began).Round(time.Millisecond), "error", text)
+}
+
+func (s *session) targetName() string {
+	if s.target == nil {
+		return ""
+	}
+	return s.target.Name
+}
+
+// identify finds the target. The agent dialled a name that the resolver had
+// answered, or an address that a target lists; anything else is refused without
+// a word, since nothing is known of what it speaks.
+func (s *session) identify() (engine.Protocol, error) {
+	if s.target == nil {
+		where := s.flow.Original.String()
+		if s.flow.Name != "" {
+			where = fmt.Sprintf("%s:%d", s.flow.Name, s.flow.Original.Port())
+		}
+		return engine.Protocol{}, s.fail(&engine.Denial{
+			Code:   engine.ByPolicy,
+			Reason: "no target is configured for " + where,
+			Help:   "add a target with this host and port, and a rule that allows it",
+		})
+	}
+	return s.target.Protocol, nil
+}
+
+func (s *session) engine(p engine.Protocol) (engine.Engine, error) {
+	e, err := p.New(engine.Env{
+		Flow:        s.flow,
+		Target:      s.target.Name,
+		Placeholder: s.target.Placeholder,
+		AgentAuth:   s.target.AgentAuth,
+		ServerTLS:   s.target.ServerTLS(s.flow),
+		Limits:      s.setup.Limits.Limits,
+		Log:         s.gateway.Log.With("session", s.flow.Session, "target", s.target.Name),
+	})
+	if err != nil {
+		return nil, s.fail(err)
+	}
+	return e, nil
+}
+
+// greet bounds the time a silent client may take.
+func (s *session) greet(e engine.Engine) (*engine.Intent, error) {
+	ctx, cancel := context.WithTimeout(s.ctx, s.setup.Limits.Handshake)
+	defer cancel()
+	s.client.SetDeadline(time.Now().Add(s.setup.Limits.Handshake))
+	intent, err := e.Greet(ctx, s.client)
+	if err != nil {
+		var d *engine.Denial
+		if errors.As(err, &d) && d.Code == engine.Misuse {
+			s.gateway.Metrics.misuse(s)
+			s.gateway.Log.Warn("placeholder misuse", "session", s.flow.Session, "agent", s.flow.Agent,
+				"target", s.target.Name, "pid", s.flow.PID, "uid", s.flow.UID, "comm", s.flow.Comm)
+		}
+		return nil, s.fail(fmt.Errorf("greet: %w", err))
+	}
+	s.client.SetDeadline(time.Time{})
+	if err := s.log.Intent(&intent); err != nil {
+		return nil, s.fail(err)
+	}
+	return &intent, nil
+}
+
+// admit decides whether there is to be a session at all.
+func (s *session) admit(intent *engine.Intent) *engine.Denial {
+	s.gate = newGate(s, intent)
+	v := s.agent.Policy.Admit(s.target.Name)
+	if v.Action != policy.Deny || s.agent.observing(s.gateway.Now()) {
+		return nil
+	}
+	d := v.Denial()
+	s.fail(d) //nolint:errcheck // it is d
+	return d
+}
+
+// relay runs the protocol until one side ends.
+func (s *session) relay(e engine.Engine) {
+	if err := e.Relay(s.ctx, s.client, s, s.gate); err != nil {
+		if cause := context.Cause(s.ctx); cause != nil {
+			err = cause
+		}
+		s.fail(fmt.Errorf("relay: %w", err))
+	}
+}
+
+// fail notes why the session ends. A denial of the session as a whole is put on
+// record as one.
+func (s *session) fail(err error) error {
+	s.err = err
+	var d *engine.Denial
+	if errors.As(err, &d) {
+		s.log.Denial(0, d) //nolint:errcheck // a poisoned recording ends the session in any case
+		s.gateway.Metrics.sessionDenied(s, d)
+	}
+	return err
+}
+
+// outdated says why setup would not have begun this session.
+func (s *session) outdated(setup *Setup) *engine.Denial {
+	ended := func(why string) *engine.Denial {
+		return &engine.Denial{Code: engine.Ended, Reason: "the configuration changed: " + why, Help: "connect again"}
+	}
+	agent := setup.Agents[s.flow.Agent]
+	if agent == nil {
+		return ended("the agent is no longer configured")
+	}
+	target := setup.target(s.flow)
+	switch {
+	case target == nil && s.target == nil:
+		return nil
+	case target == nil || s.target == nil || !target.same(s.target):
+		return ended("the target is no longer the same")
+	case agent.Policy.Admit(target.Name).Action == policy.Deny && !agent.observing(s.gateway.Now()):
+		return ended("the policy no longer allows this target")
+	case !slices.Equal(agent.Masks[target.Name].words(), s.agent.Masks[target.Name].words()):
+		return ended("the policy's masks changed")
+	}
+	return nil
+}
+
+// idleSince is how long no byte has moved.
+func (s *session) idleSince(now time.Time) time.Duration {
+	in, out := s.client.Counters()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.activity.bytes != in+out {
+		s.activity = activity{in + out, now}
+	}
+	return now.Sub(s.activity.at)
+}

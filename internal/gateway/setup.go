@@ -1,0 +1,188 @@
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"net/netip"
+	"reflect"
+	"time"
+
+	"github.com/postern/postern/internal/dns"
+	"github.com/postern/postern/internal/engine"
+	"github.com/postern/postern/internal/mask"
+	"github.com/postern/postern/internal/policy"
+	"github.com/postern/postern/internal/secret"
+	"github.com/postern/postern/pkg/recording"
+)
+
+// Setup is one configuration, built whole before it is used and never changed
+// afterwards. A reload replaces it.
+type Setup struct {
+	Generation uint64         // counted by the gateway
+	Hash       recording.Hash // of the configuration's text
+	Agents     map[string]*Agent
+	Targets    []*Target
+	Names      *dns.Table
+	Limits     Limits
+	Results    bool  // rows go on record
+	MaxSession int64 // bytes of results on one session's record
+	Host       bool  // what is recorded survives a power failure before it is forwarded
+}
+
+// Limits of all sessions together, and of each.
+type Limits struct {
+	engine.Limits
+	Sessions         int
+	SessionsPerAgent int
+	Idle             time.Duration
+}
+
+// Agent is a configured agent.
+type Agent struct {
+	Name       string
+	Policy     *policy.Policy
+	PolicyName string
+	Observe    bool // until Until, verdicts are recorded and not enforced
+	Until      time.Time
+	MaskKey    []byte            // of this agent's hashes and pseudonyms
+	Masks      map[string]*Masks // by target; nil when nothing is masked
+}
+
+// Masks is what an agent must not see of a target.
+type Masks struct {
+	Columns []ColumnMask  // the first that matches counts
+	Scanner *mask.Scanner // nil when nothing is detected
+	Words   []string      // all of it as configured, to compare
+}
+
+// ColumnMask masks the columns that a pattern names.
+type ColumnMask struct {
+	Pattern string
+	Kind    mask.Kind
+}
+
+// Patterns returns those of m's columns.
+func (m *Masks) Patterns() []string {
+	if m == nil {
+		return nil
+	}
+	out := make([]string, len(m.Columns))
+	for i, c := range m.Columns {
+		out[i] = c.Pattern
+	}
+	return out
+}
+
+func (m *Masks) words() []string {
+	if m == nil {
+		return nil
+	}
+	return m.Words
+}
+
+func (a *Agent) observing(now time.Time) bool { return a.Observe && now.Before(a.Until) }
+
+// Target is a configured upstream.
+type Target struct {
+	Name        string
+	Protocol    engine.Protocol
+	Hosts       []HostPort
+	Dial        *HostPort
+	Placeholder secret.Placeholder
+	AgentAuth   string
+	Verified    bool
+	// ServerTLS is what the agent is shown; ClientTLS what the upstream is
+	// asked for, nil for no TLS; Credential fetches the newest.
+	ServerTLS  func(engine.Flow) *tls.Config
+	ClientTLS  func(host string) *tls.Config
+	Credential func(context.Context) (secret.Credential, error)
+	// Identity is everything of the configuration that a session depends on;
+	// a session ends when it changed.
+	Identity any
+}
+
+// same reports whether a session with one may go on under the other.
+func (t *Target) same(o *Target) bool { return reflect.DeepEqual(t.Identity, o.Identity) }
+
+// target finds the target of a flow: by name where the resolver gave the
+// address out, else by the address itself.
+func (s *Setup) target(f engine.Flow) *Target {
+	for _, t := range s.Targets {
+		if _, ok := t.find(f); ok {
+			return t
+		}
+	}
+	return nil
+}
+
+func (t *Target) find(f engine.Flow) (HostPort, bool) {
+	for _, h := range t.Hosts {
+		if h.Port != f.Original.Port() {
+			continue
+		}
+		if f.Name != "" {
+			if h.Host == f.Name {
+				return h, true
+			}
+			continue
+		}
+		if a, err := netip.ParseAddr(h.Host); err == nil && a.Unmap() == f.Original.Addr().Unmap() {
+			return h, true
+		}
+	}
+	return HostPort{}, false
+}
+
+// hostOf is the address of the target that the agent meant.
+func (t *Target) hostOf(f engine.Flow) HostPort {
+	h, _ := t.find(f)
+	return h
+}
+
+func (t *Target) listsAddress(a netip.Addr) bool {
+	for _, h := range t.Hosts {
+		if listed, err := netip.ParseAddr(h.Host); err == nil && listed.Unmap() == a {
+			return true
+		}
+	}
+	return false
+}
+
+func (t *Target) clientTLS(host HostPort) *tls.Config {
+	if t.ClientTLS == nil {
+		return nil
+	}
+	return t.ClientTLS(host.Host)
+}
+
+// Sees reports whether an agent may know a name: some target that its policy
+// opens has it.
+func (s *Setup) Sees(agent, name string) bool {
+	a := s.Agents[agent]
+	if a == nil {
+		return false
+	}
+	for _, t := range s.Targets {
+		for _, h := range t.Hosts {
+			if h.Host == name && (a.Policy.Admit(t.Name).Action != policy.Deny || a.Observe) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Check says whether a set of target hosts is unambiguous: two targets on one
+// host and port could not be told apart.
+func (s *Setup) Check() (HostPort, bool) {
+	seen := map[HostPort]bool{}
+	for _, t := range s.Targets {
+		for _, h := range t.Hosts {
+			if seen[h] {
+				return h, false
+			}
+			seen[h] = true
+		}
+	}
+	return HostPort{}, true
+}

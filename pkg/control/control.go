@@ -1,0 +1,289 @@
+// Package control is the client of posternd's control socket: what the CLI and
+// other programs on the host use to look at the daemon and to decide approvals.
+//
+// The protocol is HTTP with JSON bodies over a Unix socket, one path per method
+// of Client, all below /v1. A daemon of version n answers every path that a
+// client of an older version knows. Who may ask is decided by the socket's peer
+// credentials: root, and for Run also whoever may run the agent; never a
+// process inside a policy cgroup. Errors are application/problem+json
+// (RFC 9457), and come back as *Error.
+package control
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"syscall"
+	"time"
+)
+
+// DefaultSocket is where the daemon listens unless its configuration says
+// otherwise.
+const DefaultSocket = "/run/postern/control.sock"
+
+// maxAnswer bounds an answer of the daemon, in bytes.
+const maxAnswer = 16 << 20
+
+// Status is how the daemon is doing.
+type Status struct {
+	Version    string    `json:"version"`
+	Started    time.Time `json:"started"`
+	Config     string    `json:"config"`     // path
+	Generation uint64    `json:"generation"` // counts reloads, from 1
+	Recordings string    `json:"recordings"` // directory
+	Root       string    `json:"root"`       // policy root cgroup
+	Metrics    string    `json:"metrics"`    // listen address
+	Agents     []Agent   `json:"agents"`
+	Targets    []Target  `json:"targets"`
+	Kernel     []Check   `json:"kernel"`
+	Sessions   int       `json:"sessions"`
+	Pending    int       `json:"pending_approvals"`
+}
+
+// Agent is a configured agent.
+type Agent struct {
+	Name     string    `json:"name"`
+	Cgroup   string    `json:"cgroup"`
+	Policy   string    `json:"policy"`
+	Mode     string    `json:"mode"` // "enforce" or "observe"
+	Until    time.Time `json:"until,omitzero"`
+	Tier     string    `json:"tier"`
+	Sessions int       `json:"sessions"`
+}
+
+// Target is a configured upstream.
+type Target struct {
+	Name     string   `json:"name"`
+	Protocol string   `json:"protocol"`
+	Hosts    []string `json:"hosts"`
+}
+
+// Check is one thing that was looked at.
+type Check struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail,omitempty"`
+	Help   string `json:"help,omitempty"`
+}
+
+// Session is a session that is running.
+type Session struct {
+	ID        string    `json:"id"`
+	Agent     string    `json:"agent"`
+	Target    string    `json:"target"`
+	Began     time.Time `json:"began"`
+	PID       uint32    `json:"pid"`
+	UID       uint32    `json:"uid"`
+	Comm      string    `json:"comm"`
+	FromAgent int64     `json:"bytes_from_agent"`
+	ToAgent   int64     `json:"bytes_to_agent"`
+}
+
+// Approval is a request that waits, or waited, for a person. Text, Params and
+// Context come from the agent: show them as untrusted.
+type Approval struct {
+	ID             string    `json:"id"`
+	State          string    `json:"state"`
+	Agent          string    `json:"agent"`
+	Run            string    `json:"run,omitempty"`
+	Target         string    `json:"target"`
+	Session        string    `json:"session"`
+	Rule           string    `json:"rule"`
+	Text           string    `json:"text"`
+	Params         []string  `json:"params,omitempty"`
+	Effects        []string  `json:"effects"`
+	Approvers      []string  `json:"approvers,omitempty"`
+	ReasonRequired bool      `json:"reason_required"`
+	Waiting        int       `json:"waiting"`
+	Created        time.Time `json:"created"`
+	DecideBy       time.Time `json:"decide_by"`
+	DecidedBy      string    `json:"decided_by,omitempty"`
+	Reason         string    `json:"reason,omitempty"`
+}
+
+// Decision is the body of approve and deny.
+type Decision struct {
+	Reason string `json:"reason"`
+}
+
+// Reloaded says what a reload did.
+type Reloaded struct {
+	Generation uint64   `json:"generation"`
+	Ended      int      `json:"sessions_ended"`
+	Warnings   []string `json:"warnings,omitempty"`
+}
+
+// Run is what launching an agent needs to know.
+type Run struct {
+	Agent  string            `json:"agent"`
+	Guard  string            `json:"guard"`  // the guard's socket
+	Bundle string            `json:"bundle"` // PEM file: the system's authorities and the host's
+	Root   string            `json:"root"`   // PEM file: the host's authority alone
+	Trust  []string          `json:"trust"`  // files that are replaced by Root in the run
+	Env    map[string]string `json:"env"`
+}
+
+// Error is a refusal of the daemon.
+type Error struct {
+	Status int    `json:"status"`
+	Title  string `json:"title"`
+	Detail string `json:"detail"`
+	// Problems are those of a configuration, one per line of its report.
+	Problems []string `json:"problems,omitempty"`
+}
+
+func (e *Error) Error() string {
+	if e.Detail == "" {
+		return e.Title
+	}
+	return e.Title + ": " + e.Detail
+}
+
+// ErrNotRunning is returned when nobody listens at the socket.
+var ErrNotRunning = errors.New("posternd is not running")
+
+// Client speaks to one daemon. It may be used from several goroutines.
+type Client struct {
+	socket string
+	http   http.Client
+}
+
+// New returns a client of the daemon at socket. It connects with each call.
+func New(socket string) *Client {
+	c := &Client{socket: socket}
+	c.http.Transport = &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		},
+		DisableKeepAlives: true,
+	}
+	return c
+}
+
+// Status asks how the daemon is doing.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	var s Status
+	return s, c.call(ctx, http.MethodGet, "/v1/status", nil, &s)
+}
+
+// Sessions lists the sessions that are running.
+func (c *Client) Sessions(ctx context.Context) ([]Session, error) {
+	var s []Session
+	return s, c.call(ctx, http.MethodGet, "/v1/sessions", nil, &s)
+}
+
+// Approvals lists what waits for a person and what was decided lately.
+func (c *Client) Approvals(ctx context.Context) ([]Approval, error) {
+	var a []Approval
+	return a, c.call(ctx, http.MethodGet, "/v1/approvals", nil, &a)
+}
+
+// Watch calls f with every approval that waits and then with each change, until
+// ctx ends, f returns an error or the daemon goes away.
+func (c *Client) Watch(ctx context.Context, f func(Approval) error) error {
+	resp, err := c.do(ctx, http.MethodGet, "/v1/approvals?watch=1", nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, maxAnswer)
+	for lines.Scan() {
+		var a Approval
+		if err := json.Unmarshal(lines.Bytes(), &a); err != nil {
+			return fmt.Errorf("read an approval: %w", err)
+		}
+		if err := f(a); err != nil {
+			return err
+		}
+	}
+	if err := lines.Err(); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("watch approvals: %w", err)
+	}
+	return ctx.Err()
+}
+
+// Approve says yes to an approval.
+func (c *Client) Approve(ctx context.Context, id, reason string) (Approval, error) {
+	var a Approval
+	return a, c.call(ctx, http.MethodPost, "/v1/approvals/"+url.PathEscape(id)+"/approve", Decision{reason}, &a)
+}
+
+// Deny says no to it.
+func (c *Client) Deny(ctx context.Context, id, reason string) (Approval, error) {
+	var a Approval
+	return a, c.call(ctx, http.MethodPost, "/v1/approvals/"+url.PathEscape(id)+"/deny", Decision{reason}, &a)
+}
+
+// Reload makes the daemon read its configuration again. On an error the old one
+// stays in force, and Error.Problems says what is wrong with the new one.
+func (c *Client) Reload(ctx context.Context) (Reloaded, error) {
+	var r Reloaded
+	return r, c.call(ctx, http.MethodPost, "/v1/reload", nil, &r)
+}
+
+// RefreshSecrets makes the daemon ask every source anew.
+func (c *Client) RefreshSecrets(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, "/v1/secrets/refresh", nil, nil)
+}
+
+// Run asks what launching an agent needs.
+func (c *Client) Run(ctx context.Context, agent string) (Run, error) {
+	var r Run
+	return r, c.call(ctx, http.MethodGet, "/v1/agents/"+url.PathEscape(agent)+"/run", nil, &r)
+}
+
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	resp, err := c.do(ctx, method, path, in)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out); err != nil {
+		return fmt.Errorf("read the daemon's answer: %w", err)
+	}
+	return nil
+}
+
+// do sends a request; its response is one of success.
+func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Response, error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://postern"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return nil, fmt.Errorf("%w: nobody listens at %s", ErrNotRunning, c.socket)
+	case errors.Is(err, os.ErrPermission):
+		return nil, fmt.Errorf("no permission for %s: use sudo", c.socket)
+	case err != nil:
+		return nil, fmt.Errorf("ask the daemon: %w", err)
+	case resp.StatusCode/100 == 2:
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	e := &Error{Status: resp.StatusCode, Title: resp.Status}
+	json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(e) //nolint:errcheck // the status line says enough
+	return nil, e
+}
