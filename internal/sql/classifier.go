@@ -1,0 +1,293 @@
+package sql
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unicode/utf8"
+)
+
+const (
+	// DefaultDeadline is how long one statement may take. A usual one takes
+	// 50 µs, a statement of 1 MiB half a second.
+	DefaultDeadline = 2 * time.Second
+	// queueFactor times the deadline is how long a statement waits for a free
+	// worker.
+	queueFactor = 2
+	// poisoned is how long a text that killed or stalled a worker is refused
+	// without another try.
+	poisoned = time.Minute
+	// recycle is how many statements one worker process answers, so that what a
+	// hostile one may have left behind does not stay.
+	recycle = 10_000
+	// restartPause is between tries to start a worker that does not start.
+	restartPause = time.Second
+)
+
+// Options of a Classifier. Path is required.
+type Options struct {
+	Path       string        // of postern-sqlparse
+	Workers    int           // processes; default 1
+	Deadline   time.Duration // for one statement; default DefaultDeadline
+	CacheBytes int           // default DefaultCacheBytes
+	// User is who the workers run as; nil: who we are. It needs CAP_SETUID.
+	User *syscall.Credential
+	Log  *slog.Logger // default: none
+}
+
+// Stats counts since the start.
+type Stats struct {
+	Hits    uint64 // answered from the cache
+	Misses  uint64 // given to a worker
+	Killed  uint64 // workers stopped because a statement took too long
+	Died    uint64 // workers that ended by themselves
+	Refused uint64 // texts not tried again because they had cost a worker
+	Starts  uint64 // worker processes started
+}
+
+// Classifier says what statements do. It is safe for concurrent use.
+type Classifier struct {
+	o     Options
+	cache *cache
+	jobs  chan *job
+	now   func() time.Time
+
+	hits, misses, killed, died, refused, starts atomic.Uint64
+}
+
+// job is one statement on its way through a worker.
+type job struct {
+	text   string
+	answer chan result // has room for one
+}
+
+type result struct {
+	statement *Statement
+	size      int // of the encoded answer
+	err       error
+}
+
+// New checks the options and starts nothing: Run does.
+func New(o Options) (*Classifier, error) {
+	info, err := os.Stat(o.Path)
+	if err != nil {
+		return nil, fmt.Errorf("SQL worker: %w", err)
+	}
+	if info.IsDir() || info.Mode()&0o111 == 0 {
+		return nil, fmt.Errorf("SQL worker: %s is not executable", o.Path)
+	}
+	if o.Workers <= 0 {
+		o.Workers = 1
+	}
+	if o.Deadline <= 0 {
+		o.Deadline = DefaultDeadline
+	}
+	if o.CacheBytes <= 0 {
+		o.CacheBytes = DefaultCacheBytes
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Classifier{o: o, cache: newCache(o.CacheBytes), jobs: make(chan *job), now: time.Now}, nil
+}
+
+// Run runs the workers until ctx ends, and returns when all have ended.
+func (c *Classifier) Run(ctx context.Context) error {
+	var all sync.WaitGroup
+	for range c.o.Workers {
+		all.Go(func() { c.work(ctx) })
+	}
+	all.Wait()
+	return nil
+}
+
+// Stats returns the counters.
+func (c *Classifier) Stats() Stats {
+	return Stats{c.hits.Load(), c.misses.Load(), c.killed.Load(), c.died.Load(), c.refused.Load(), c.starts.Load()}
+}
+
+// Known answers from memory, without waiting for anything.
+func (c *Classifier) Known(text string) (*Statement, bool) {
+	s, _ := c.cache.get(text, c.now)
+	if s != nil {
+		c.hits.Add(1)
+	}
+	return s, s != nil
+}
+
+// Classify says what a text does. It may wait for a worker. Its errors are
+// *ErrSyntax and ErrWorker, or that of ctx.
+func (c *Classifier) Classify(ctx context.Context, text string) (*Statement, error) {
+	s, bad := c.cache.get(text, c.now)
+	switch {
+	case s != nil:
+		c.hits.Add(1)
+		return s, nil
+	case bad:
+		c.refused.Add(1)
+		return nil, ErrWorker
+	case len(text) > MaxText:
+		return nil, &ErrSyntax{Message: fmt.Sprintf("the statement is longer than %d bytes", MaxText)}
+	case strings.IndexByte(text, 0) >= 0:
+		return nil, &ErrSyntax{Message: "the statement holds a NUL byte"}
+	case !utf8.ValidString(text):
+		return nil, &ErrSyntax{Message: "the statement is not valid UTF-8"}
+	}
+	c.misses.Add(1)
+	j := &job{text: text, answer: make(chan result, 1)}
+	queue := time.NewTimer(queueFactor * c.o.Deadline)
+	defer queue.Stop()
+	select {
+	case c.jobs <- j:
+	case <-queue.C:
+		return nil, fmt.Errorf("%w: no worker was free", ErrWorker)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	// A worker that took the job answers within the deadline, whatever happens.
+	r := <-j.answer
+	if r.err != nil {
+		return nil, r.err
+	}
+	return c.cache.put(text, r.statement, r.size), nil
+}
+
+// work runs one worker process after the other.
+func (c *Classifier) work(ctx context.Context) {
+	for ctx.Err() == nil {
+		p, err := c.start()
+		if err != nil {
+			c.o.Log.Error("SQL worker does not start", "error", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(restartPause):
+			}
+			continue
+		}
+		for n := 0; n < recycle && p != nil; n++ {
+			select {
+			case <-ctx.Done():
+				p.stop()
+				return
+			case <-p.ended:
+				// Nothing was asked of it.
+				c.died.Add(1)
+				p.stop()
+				p = nil
+			case j := <-c.jobs:
+				if !c.ask(p, j) {
+					p.stop()
+					p = nil
+				}
+			}
+		}
+		if p != nil {
+			p.stop()
+		}
+	}
+}
+
+// ask gives a job to a process. It is false when that process is of no more use.
+func (c *Classifier) ask(p *process, j *job) bool {
+	b, err := p.exchange(j.text, time.Now().Add(c.o.Deadline))
+	if err == nil {
+		var r result
+		r.statement, r.err = parseAnswer(b)
+		r.size = len(b)
+		var syntax *ErrSyntax
+		if r.err == nil || errors.As(r.err, &syntax) || errors.Is(r.err, ErrWorker) {
+			j.answer <- r
+			return true
+		}
+		err = r.err
+	}
+	c.cache.poison(j.text, c.now().Add(poisoned))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.killed.Add(1)
+	} else {
+		c.died.Add(1)
+	}
+	c.o.Log.Warn("SQL worker lost", "error", err, "bytes", len(j.text))
+	j.answer <- result{err: fmt.Errorf("%w: the worker was lost", ErrWorker)}
+	return false
+}
+
+// process is one worker process. All but ended belongs to one goroutine.
+type process struct {
+	cmd   *exec.Cmd
+	in    *os.File
+	out   *os.File
+	r     *bufio.Reader
+	ended chan struct{} // closed when the process has been waited for
+}
+
+// start starts a process with nothing but its two pipes: no environment, no
+// other descriptors, and / as its directory. It limits itself further.
+func (c *Classifier) start() (*process, error) {
+	childIn, in, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	out, childOut, err := os.Pipe()
+	if err != nil {
+		childIn.Close()
+		in.Close()
+		return nil, err
+	}
+	cmd := exec.Command(c.o.Path)
+	cmd.Env, cmd.Dir = []string{}, "/"
+	cmd.Stdin, cmd.Stdout = childIn, childOut
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: c.o.User}
+	err = cmd.Start()
+	childIn.Close()
+	childOut.Close()
+	if err != nil {
+		in.Close()
+		out.Close()
+		return nil, err
+	}
+	c.starts.Add(1)
+	p := &process{cmd: cmd, in: in, out: out, r: bufio.NewReader(out), ended: make(chan struct{})}
+	go func() { // ends with the process, which stop sees to and waits for
+		cmd.Wait()
+		close(p.ended)
+	}()
+	return p, nil
+}
+
+// exchange sends a text and reads the answer.
+func (p *process) exchange(text string, deadline time.Time) ([]byte, error) {
+	for _, f := range []*os.File{p.in, p.out} {
+		if err := f.SetDeadline(deadline); err != nil {
+			return nil, err
+		}
+	}
+	if err := writeFrame(p.in, []byte(text)); err != nil {
+		return nil, err
+	}
+	b, err := readFrame(p.r, maxAnswer)
+	if err == nil && p.r.Buffered() > 0 {
+		err = errEncoding // it speaks without being asked
+	}
+	if errors.Is(err, io.EOF) {
+		err = errors.New("the worker ended")
+	}
+	return b, err
+}
+
+func (p *process) stop() {
+	p.in.Close()
+	p.out.Close()
+	p.cmd.Process.Kill()
+	<-p.ended
+}

@@ -1,0 +1,135 @@
+package sql
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// The protocol between Classifier and worker. Each side writes frames: a
+// length, 32 bits big endian, and that many bytes. The worker reads a statement
+// text from its standard input and writes one answer to its standard output: a
+// byte that says which, and
+//
+//	answerStatement  the encoded Statement
+//	answerSyntax     the position as an unsigned varint, and the message
+//	answerFailed     nothing; the text could not be analysed
+//
+// It ends at the end of its input.
+const (
+	answerStatement = 'S'
+	answerSyntax    = 'E'
+	answerFailed    = 'F'
+)
+
+const (
+	// MaxText is the longest statement, in bytes. Longer ones are data, and
+	// belong in COPY or in parameters.
+	MaxText = 1 << 20
+	// maxAnswer bounds an answer. The analysis bounds names and effects, and
+	// this is far above what those come to for statements people write.
+	maxAnswer = 4 << 20
+	// maxMessage bounds a message of the grammar, which quotes the text.
+	maxMessage = 300
+)
+
+var errFrame = errors.New("frame is longer than allowed")
+
+func readFrame(r io.Reader, limit int) ([]byte, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, err
+	}
+	n := binary.BigEndian.Uint32(head[:])
+	if int64(n) > int64(limit) {
+		return nil, errFrame
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return nil, fmt.Errorf("frame cut short: %w", err)
+	}
+	return b, nil
+}
+
+func writeFrame(w io.Writer, parts ...[]byte) error {
+	b := make([]byte, 4)
+	for _, p := range parts {
+		b = append(b, p...)
+	}
+	binary.BigEndian.PutUint32(b, uint32(len(b)-4))
+	_, err := w.Write(b)
+	return err
+}
+
+// Serve is the worker's loop: it answers statements until the input ends.
+// before is called ahead of each.
+func Serve(in io.Reader, out io.Writer, before func(), analyze func(text string) (*Statement, error)) error {
+	r := bufio.NewReader(in)
+	for {
+		text, err := readFrame(r, MaxText)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		before()
+		s, err := analyze(string(text))
+		if err := writeFrame(out, answer(s, err)); err != nil {
+			return err
+		}
+	}
+}
+
+func answer(s *Statement, err error) []byte {
+	var syntax *ErrSyntax
+	switch {
+	case errors.As(err, &syntax):
+		message := syntax.Message
+		if len(message) > maxMessage {
+			message = message[:maxMessage] + "…"
+		}
+		return append(binary.AppendUvarint([]byte{answerSyntax}, uint64(syntax.Position)), message...)
+	case err != nil:
+		return []byte{answerFailed}
+	}
+	b := s.Append([]byte{answerStatement})
+	if len(b) > maxAnswer {
+		return []byte{answerFailed}
+	}
+	return b
+}
+
+// parseAnswer is the other end of answer.
+func parseAnswer(b []byte) (*Statement, error) {
+	if len(b) == 0 {
+		return nil, errEncoding
+	}
+	switch body := b[1:]; b[0] {
+	case answerStatement:
+		return Decode(body)
+	case answerSyntax:
+		d := decoding{b: body}
+		position := d.small()
+		if d.bad {
+			return nil, errEncoding
+		}
+		return nil, &ErrSyntax{Message: printable(string(d.b)), Position: position}
+	case answerFailed:
+		return nil, ErrWorker
+	}
+	return nil, errEncoding
+}
+
+// printable keeps what a message quotes from breaking out of a line.
+func printable(s string) string {
+	out := []rune(s)
+	for i, r := range out {
+		if r < ' ' || r == 0x7f {
+			out[i] = ' '
+		}
+	}
+	return string(out)
+}
