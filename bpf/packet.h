@@ -21,6 +21,7 @@ struct packet {
 	__u16 family;
 	__u8 protocol;
 	__u8 tcp_flags;
+	__u32 device;
 };
 
 struct v4_header {
@@ -54,6 +55,7 @@ static __always_inline int read_packet(struct __sk_buff *skb, struct packet *p)
 	__u16 ports[2];
 	__u32 at;
 
+	p->device = skb->ifindex;
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		struct v4_header h;
 
@@ -129,7 +131,8 @@ static __always_inline int announce(const struct packet *p, struct sock_state *s
 
 static __always_inline int may_leave(const struct packet *p, struct sock_state *st)
 {
-	if (!is_loopback(p->daddr))
+	/* A socket bound to another device sends even 127.0.0.1 out by it. */
+	if (p->device != LOOPBACK_IFINDEX || !is_loopback(p->daddr))
 		return 0;
 	if (listed(st->owner_policy, p->sport))
 		return 1;
@@ -146,7 +149,7 @@ static __always_inline int may_leave(const struct packet *p, struct sock_state *
  */
 static __always_inline int may_enter(const struct packet *p, struct sock_state *st)
 {
-	if (!is_loopback(p->saddr))
+	if (p->device != LOOPBACK_IFINDEX || !is_loopback(p->saddr))
 		return 0;
 	if (listed(st->owner_policy, p->dport))
 		return is_loopback(p->daddr);

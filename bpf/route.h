@@ -223,11 +223,11 @@ static __always_inline int route(struct bpf_sock_addr *ctx, struct subject *s, i
 	if (port == ROUTE_DENIED)
 		return port;
 	socket = ctx->sk;
-	if (connecting && socket && socket->bound_dev_if) {
+	if (socket && socket->bound_dev_if > LOOPBACK_IFINDEX) {
 		char none[4] = {};
 
-		/* Loopback is out of reach of a socket bound to another device. */
-		if (bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, none, sizeof(none))) {
+		/* Only a caller with CAP_NET_RAW may be unbound, also by us. */
+		if (!connecting || bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, none, sizeof(none))) {
 			deny(s, KIND_DEVICE);
 			return ROUTE_DENIED;
 		}

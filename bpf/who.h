@@ -9,6 +9,7 @@
 
 #define AF_INET 2
 #define AF_INET6 10
+#define LOOPBACK_IFINDEX 1 /* lo, in every network namespace */
 #define SOCK_STREAM 1
 #define SOCK_DGRAM 2
 

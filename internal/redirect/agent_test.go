@@ -265,13 +265,12 @@ func addrText(from unix.Sockaddr) string {
 }
 
 func passTo(path string, fd int) error {
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	_, _, err = conn.WriteMsgUnix([]byte("x"), unix.UnixRights(fd), nil)
-	return err
+	defer unix.Close(s)
+	return unix.Sendmsg(s, []byte("x"), unix.UnixRights(fd), &unix.SockaddrUnix{Name: path}, 0)
 }
 
 func takeFrom(path string) (int, error) {
