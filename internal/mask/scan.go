@@ -1,0 +1,242 @@
+package mask
+
+// Group of detectors.
+type Group uint8
+
+const (
+	Secrets Group = 1 << iota // keys, tokens, passwords
+	PII                       // e-mail addresses, phone, card and account numbers
+)
+
+// Hit is a find: value[Start:End].
+type Hit struct {
+	Start, End int
+	Detector   string // such as "github-token"
+}
+
+// A detector looks at one byte that may belong to a find, the trigger, and
+// around it. It looks no further than a bound, so that a scan is linear in the
+// length of the value whatever is in it.
+type trigger uint8
+
+const (
+	none     trigger = iota
+	onAt             // @: e-mail address
+	onColon          // : before a value, or in the :// of a URL
+	onEquals         // = before a value
+	onDash           // - in a token's prefix, or in the -----BEGIN of a key
+	onUnder          // _ in a token's prefix
+	onA              // A of AKIA…, ASIA…, AIza…
+	onJ              // J of a JWT's eyJ
+	onS              // S of SG.… and SK…
+	onDigit          // numbers
+	onPlus           // + of a phone number
+)
+
+// Scanner finds secrets and personal data. It may be used by any number of
+// goroutines at once.
+type Scanner struct {
+	triggers [256]trigger
+}
+
+// NewScanner returns a Scanner with the detectors of these groups.
+func NewScanner(groups Group) *Scanner {
+	s := new(Scanner)
+	if groups&Secrets != 0 {
+		for b, t := range map[byte]trigger{
+			':': onColon, '=': onEquals, '-': onDash, '_': onUnder, 'A': onA, 'J': onJ, 'S': onS,
+		} {
+			s.triggers[b] = t
+		}
+	}
+	if groups&PII != 0 {
+		s.triggers['@'], s.triggers['+'] = onAt, onPlus
+		for b := '0'; b <= '9'; b++ {
+			s.triggers[b] = onDigit
+		}
+	}
+	return s
+}
+
+// Scan returns what it finds, in order and without overlaps; nil when there is
+// nothing.
+func (s *Scanner) Scan(value []byte) []Hit {
+	c := cursor{v: value}
+	for i := s.next(value, 0); i < len(value); i = s.next(value, i) {
+		i = max(c.at(i, s.triggers[value[i]]), i+1)
+	}
+	return c.hits
+}
+
+// next returns the position of the next trigger. Most bytes of most texts are
+// none, so this loop is where the time goes.
+func (s *Scanner) next(v []byte, i int) int {
+	t := &s.triggers
+	for ; i+8 <= len(v); i += 8 {
+		w := v[i : i+8 : i+8]
+		if t[w[0]]|t[w[1]]|t[w[2]]|t[w[3]]|t[w[4]]|t[w[5]]|t[w[6]]|t[w[7]] != none {
+			break
+		}
+	}
+	for ; i < len(v); i++ {
+		if t[v[i]] != none {
+			return i
+		}
+	}
+	return len(v)
+}
+
+// cursor is the state of one scan.
+type cursor struct {
+	v      []byte
+	hits   []Hit
+	runEnd int // end of the run of token characters that was looked at last
+}
+
+// at looks at a trigger and returns where to go on.
+func (c *cursor) at(i int, t trigger) int {
+	switch t {
+	case onAt:
+		return c.email(i)
+	case onColon:
+		if i+2 < len(c.v) && c.v[i+1] == '/' && c.v[i+2] == '/' {
+			return c.url(i)
+		}
+		return c.keyed(i)
+	case onEquals:
+		return c.keyed(i)
+	case onDash:
+		if i+1 < len(c.v) && c.v[i+1] == '-' {
+			return c.pem(i)
+		}
+		return c.token(i)
+	case onUnder:
+		return c.token(i)
+	case onA:
+		return c.upperA(i)
+	case onJ:
+		return c.jwt(i)
+	case onS:
+		return c.upperS(i)
+	case onDigit:
+		return c.number(i)
+	case onPlus:
+		return c.phone(i)
+	}
+	return i + 1
+}
+
+// hit notes a find and returns its end. One that overlaps those before it is
+// joined with them: the longer text is replaced as one.
+func (c *cursor) hit(start, end int, detector string) int {
+	for n := len(c.hits); n > 0 && start < c.hits[n-1].End; n = len(c.hits) {
+		last := c.hits[n-1]
+		start, end = min(start, last.Start), max(end, last.End)
+		detector = last.Detector
+		c.hits = c.hits[:n-1]
+	}
+	c.hits = append(c.hits, Hit{start, end, detector})
+	return end
+}
+
+// Classes of bytes.
+const (
+	isDigit = 1 << iota
+	isUpper
+	isLower
+	isHexLower // 0-9 a-f
+	isTokenish // also _ and -
+	isLocal    // of the local part of an e-mail address
+	isBase64   // also + and /
+)
+
+var class = func() (t [256]uint8) {
+	for b := range 256 {
+		switch c := byte(b); {
+		case c >= '0' && c <= '9':
+			t[b] = isDigit | isHexLower | isTokenish | isLocal | isBase64
+		case c >= 'A' && c <= 'Z':
+			t[b] = isUpper | isTokenish | isLocal | isBase64
+		case c >= 'a' && c <= 'z':
+			t[b] = isLower | isTokenish | isLocal | isBase64
+			if c <= 'f' {
+				t[b] |= isHexLower
+			}
+		case c == '_' || c == '-':
+			t[b] = isTokenish | isLocal
+		case c == '+' || c == '/':
+			t[b] = isBase64
+			if c == '+' {
+				t[b] |= isLocal
+			}
+		case c == '.' || c == '%' || c >= 0x80:
+			t[b] = isLocal
+		}
+	}
+	return t
+}()
+
+const isAlnum = isDigit | isUpper | isLower
+
+// is reports whether the byte at i is of one of the classes; there is nothing
+// before the beginning and behind the end.
+func (c *cursor) is(i int, classes uint8) bool {
+	return i >= 0 && i < len(c.v) && class[c.v[i]]&classes != 0
+}
+
+// run returns the end of the row of bytes of these classes, at most limit long.
+func (c *cursor) run(i int, classes uint8, limit int) int {
+	end := min(len(c.v), i+limit)
+	for i < end && class[c.v[i]]&classes != 0 {
+		i++
+	}
+	return i
+}
+
+func (c *cursor) hasPrefix(i int, prefix string) bool {
+	return len(c.v)-i >= len(prefix) && string(c.v[i:i+len(prefix)]) == prefix
+}
+
+// maxRounds bounds Mask's repetitions.
+const maxRounds = 4
+
+// replacement is what a find becomes. It is made of letters and dashes, so that
+// it fits into a JSON string and into an array or composite literal as well as
+// into plain text, and no detector takes it for a find.
+const replacement = "redacted-"
+
+// Mask replaces what Scan finds. The result is value itself when there is
+// nothing, else it is appended to dst. The hits are those of value.
+func (s *Scanner) Mask(dst, value []byte) ([]byte, []Hit) {
+	hits := s.Scan(value)
+	if hits == nil {
+		return value, nil
+	}
+	start := len(dst)
+	dst = replace(dst, value, hits)
+	// What stands beside a replacement may be a find now. A few rounds settle
+	// that; what has not settled by then was made not to.
+	for range maxRounds {
+		again := s.Scan(dst[start:])
+		if again == nil {
+			return dst, hits
+		}
+		once := append([]byte(nil), dst[start:]...)
+		dst = replace(dst[:start], once, again)
+	}
+	if s.Scan(dst[start:]) != nil {
+		dst = append(dst[:start], "redacted"...)
+	}
+	return dst, hits
+}
+
+func replace(dst, value []byte, hits []Hit) []byte {
+	at := 0
+	for _, h := range hits {
+		dst = append(dst, value[at:h.Start]...)
+		dst = append(dst, replacement...)
+		dst = append(dst, h.Detector...)
+		at = h.End
+	}
+	return append(dst, value[at:]...)
+}
