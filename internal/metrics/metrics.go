@@ -1,0 +1,164 @@
+// Package metrics exports what the parts of the daemon count to Prometheus.
+// Each part defines its own metrics beside its code; here are those that belong
+// to the daemon as a whole or are read from elsewhere at scrape time, and the
+// endpoint. Start with Daemon and Serve.
+package metrics
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/postern/postern/internal/version"
+)
+
+const readTimeout = 10 * time.Second
+
+// Sources are read when Prometheus asks.
+type Sources struct {
+	// Pending is the number of waiting approvals and the age of the oldest.
+	Pending func() (n int, oldest time.Duration)
+	// RecordBytes is the room that recordings take and may take.
+	RecordBytes func() (used, quota int64)
+	// Denied counts what the kernel programs denied, by kind.
+	Denied func() (map[string]uint64, error)
+	// Passed counts what the programs let through or lost, by kind.
+	Passed func() (map[string]uint64, error)
+	// Attached says per hook whether its program is attached to the policy root.
+	Attached func() map[string]bool
+}
+
+// Daemon are the metrics of the daemon as a whole.
+type Daemon struct {
+	ReloadOK    prometheus.Gauge
+	ReloadTime  prometheus.Gauge
+	SecretFetch *prometheus.HistogramVec // source
+	DNSRefused  *prometheus.CounterVec   // kind
+	Parse       *prometheus.CounterVec   // result
+}
+
+// New registers the daemon's metrics, those of sources, and Go's own.
+func New(r *prometheus.Registry, s Sources) *Daemon {
+	d := &Daemon{
+		ReloadOK: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "postern_config_last_reload_successful", Help: "1 when the newest configuration is in force.",
+		}),
+		ReloadTime: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "postern_config_last_reload_success_timestamp_seconds", Help: "When the configuration in force was loaded.",
+		}),
+		SecretFetch: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "postern_secret_fetch_duration_seconds", Help: "Time that a source took for a secret, failures included.",
+			Buckets: []float64{.001, .01, .1, 1, 10},
+		}, []string{"source"}),
+		DNSRefused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_dns_refused_total", Help: "Lookups of agents that got no answer.",
+		}, []string{"kind"}),
+		Parse: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_sqlparse_statements_total", Help: "Statements that had to be parsed, by result.",
+		}, []string{"result"}),
+	}
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "postern_build_info", Help: "1, labelled with what was built.",
+		ConstLabels: prometheus.Labels{"version": version.Number, "commit": version.Commit(), "go": runtime.Version()},
+	})
+	info.Set(1)
+	r.MustRegister(info, d.ReloadOK, d.ReloadTime, d.SecretFetch, d.DNSRefused, d.Parse, &reader{s},
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return d
+}
+
+// reader is a collector of Sources.
+type reader struct{ Sources }
+
+var (
+	pendingDesc  = prometheus.NewDesc("postern_approvals_pending", "Requests that wait for a person.", nil, nil)
+	oldestDesc   = prometheus.NewDesc("postern_approvals_oldest_age_seconds", "How long the oldest of them has waited.", nil, nil)
+	spoolDesc    = prometheus.NewDesc("postern_audit_spool_bytes", "Room that recordings take on disk.", nil, nil)
+	quotaDesc    = prometheus.NewDesc("postern_audit_quota_bytes", "Room that recordings may take on disk.", nil, nil)
+	bypassDesc   = prometheus.NewDesc("postern_bypass_attempts_total", "What the kernel denied to agents, by kind.", []string{"kind"}, nil)
+	passedDesc   = prometheus.NewDesc("postern_ebpf_passed_total", "What the kernel programs let through or lost, by kind.", []string{"kind"}, nil)
+	attachedDesc = prometheus.NewDesc("postern_ebpf_attached", "1 when the hook's program is attached to the policy root.", []string{"hook"}, nil)
+)
+
+func (r *reader) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{pendingDesc, oldestDesc, spoolDesc, quotaDesc, bypassDesc, passedDesc, attachedDesc} {
+		ch <- d
+	}
+}
+
+func (r *reader) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, l ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, l...)
+	}
+	n, oldest := r.Pending()
+	gauge(pendingDesc, float64(n))
+	gauge(oldestDesc, oldest.Seconds())
+	used, quota := r.RecordBytes()
+	gauge(spoolDesc, float64(used))
+	gauge(quotaDesc, float64(quota))
+	for hook, on := range r.Attached() {
+		v := 0.0
+		if on {
+			v = 1
+		}
+		gauge(attachedDesc, v, hook)
+	}
+	counters := func(d *prometheus.Desc, read func() (map[string]uint64, error)) {
+		counts, err := read()
+		if err != nil {
+			ch <- prometheus.NewInvalidMetric(d, err)
+			return
+		}
+		for kind, n := range counts {
+			ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), kind)
+		}
+	}
+	counters(bypassDesc, r.Denied)
+	counters(passedDesc, r.Passed)
+}
+
+// Listen opens the endpoint: host:port, or the path of a Unix socket, or "off",
+// which is nil.
+func Listen(at string) (net.Listener, error) {
+	switch {
+	case at == "off":
+		return nil, nil
+	case strings.HasPrefix(at, "/"):
+		if err := os.Remove(at); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("metrics: %w", err)
+		}
+		return net.Listen("unix", at)
+	}
+	l, err := net.Listen("tcp", at)
+	if err != nil {
+		return nil, fmt.Errorf("metrics: %w (change metrics.listen, or set it to off)", err)
+	}
+	return l, nil
+}
+
+// Serve answers GET /metrics until ctx ends.
+func Serve(ctx context.Context, l net.Listener, g prometheus.Gatherer, log *slog.Logger) error {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(g, promhttp.HandlerOpts{
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError), ErrorHandling: promhttp.ContinueOnError,
+		MaxRequestsInFlight: 4,
+	}))
+	s := http.Server{Handler: mux, ReadHeaderTimeout: readTimeout, ReadTimeout: readTimeout}
+	stop := context.AfterFunc(ctx, func() { s.Close() })
+	defer stop()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	return nil
+}
