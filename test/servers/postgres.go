@@ -21,6 +21,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -198,7 +199,8 @@ func (p *Postgres) Query(database, text string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(postgresBin, "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1",
-		"-h", p.socket, "-p", strconv.Itoa(p.Port), "-U", "postgres", "-d", database, "-c", text)
+		"-h", p.socket, "-p", strconv.Itoa(p.Port), "-U", "postgres", "-d", database, "-f", "-")
+	cmd.Stdin = strings.NewReader(text)
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C.UTF-8"}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
