@@ -18,6 +18,7 @@ import (
 
 // The defaults of what a file leaves out.
 const (
+	DefaultFile           = "/etc/postern/postern.yaml"
 	DefaultRoot           = "agents.slice"              // the policy root, relative to the cgroup2 root
 	DefaultStateDir       = "/var/lib/postern"          // recordings, index, host CA
 	DefaultControlSocket  = "/run/postern/control.sock" // for the CLI

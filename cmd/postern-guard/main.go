@@ -1,0 +1,234 @@
+// Postern-guard is the root helper: it attaches the kernel programs that hold
+// the policy cgroups closed, and serves what takes root to the daemon and to
+// `postern run`. It parses nothing from the network and holds no secret.
+//
+// What it does on request is in internal/guard, what it attaches in
+// internal/redirect and bpf. Start with commands.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"github.com/postern/postern/internal/config"
+	"github.com/postern/postern/internal/guard"
+	"github.com/postern/postern/internal/identity"
+	"github.com/postern/postern/internal/redirect"
+	"github.com/postern/postern/internal/version"
+)
+
+const usage = `postern-guard holds the policy cgroups closed. It runs as root.
+
+  postern-guard attach    attach the kernel programs and make the agents' cgroups
+  postern-guard serve     answer the daemon and launch runs, until stopped
+  postern-guard check     say whether the policy root is closed; exit status 1 if not
+  postern-guard detach    remove the programs: THE AGENTS ARE OPEN AFTERWARDS
+  postern-guard version
+
+Options of all of them:
+  --config FILE        configuration (default /etc/postern/postern.yaml)
+  --bpffs DIR          where the programs are pinned (default /sys/fs/bpf)
+  --daemon-user USER   who posternd runs as, by name or number (default postern)
+  --json               machine-readable output
+`
+
+// options are the flags of every command.
+type options struct {
+	config, bpffs, daemon string
+	json                  bool
+	out                   io.Writer
+}
+
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == guard.LaunchArg {
+		guard.Launch()
+		return
+	}
+	if err := run(os.Args[1:], os.Stdout); err != nil {
+		if !errors.Is(err, errOpen) {
+			fmt.Fprintln(os.Stderr, "postern-guard:", err)
+		}
+		os.Exit(1)
+	}
+}
+
+// errOpen is the answer of check when something is wrong; it has been printed.
+var errOpen = errors.New("the policy root is not closed")
+
+func run(args []string, out io.Writer) error {
+	commands := map[string]func(options) error{
+		"attach": attach, "serve": serve, "check": check, "detach": detach,
+		"version": func(options) error { _, err := fmt.Fprintln(out, "postern-guard", version.String()); return err },
+	}
+	if len(args) == 0 || args[0] == "--help" || args[0] == "-h" || args[0] == "help" {
+		_, err := io.WriteString(out, usage)
+		return err
+	}
+	command, ok := commands[args[0]]
+	if !ok {
+		return fmt.Errorf("%q is no command; `postern-guard --help` lists them", args[0])
+	}
+	o := options{out: out}
+	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.StringVar(&o.config, "config", config.DefaultFile, "")
+	flags.StringVar(&o.bpffs, "bpffs", redirect.DefaultBPFFS, "")
+	flags.StringVar(&o.daemon, "daemon-user", "postern", "")
+	flags.BoolVar(&o.json, "json", false, "")
+	err := flags.Parse(args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		_, err := io.WriteString(out, usage)
+		return err
+	}
+	if err == nil && flags.NArg() > 0 {
+		err = fmt.Errorf("%q is not understood", flags.Arg(0))
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w; `postern-guard --help` lists the options", args[0], err)
+	}
+	return command(o)
+}
+
+// load reads the configuration and says where the programs belong.
+func (o options) load() (cfg *config.Config, mount string, where redirect.Options, err error) {
+	cfg, problems := config.Load(o.config)
+	if cfg == nil {
+		return nil, "", where, fmt.Errorf("%s (%d problems; `postern check %s` lists them)", problems[0], len(problems), o.config)
+	}
+	if mount, err = identity.CgroupMount(); err != nil {
+		return nil, "", where, err
+	}
+	return cfg, mount, redirect.Options{Cgroup: filepath.Join(mount, cfg.Root), BPFFS: o.bpffs, MountBPFFS: true, Create: true}, nil
+}
+
+func needRoot() error {
+	if os.Geteuid() != 0 {
+		return errors.New("this takes root: use sudo")
+	}
+	return nil
+}
+
+func attach(o options) error {
+	if err := needRoot(); err != nil {
+		return err
+	}
+	cfg, mount, where, err := o.load()
+	if err != nil {
+		return err
+	}
+	report, err := redirect.Attach(where)
+	if err != nil {
+		return err
+	}
+	for _, a := range cfg.Agents {
+		if err := os.MkdirAll(filepath.Join(mount, a.Cgroup), 0o755); err != nil {
+			return fmt.Errorf("make the cgroup of agent %s: %w", a.Name, err)
+		}
+	}
+	if o.json {
+		return json.NewEncoder(o.out).Encode(report)
+	}
+	_, err = fmt.Fprintf(o.out, "%s is closed: %d programs attached, %d updated, %d as they were\n",
+		where.Cgroup, len(report.Attached), len(report.Updated), len(report.Kept))
+	return err
+}
+
+func detach(o options) error {
+	if err := needRoot(); err != nil {
+		return err
+	}
+	_, _, where, err := o.load()
+	if err != nil {
+		return err
+	}
+	if err := redirect.Detach(where); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(o.out, "%s is open: nothing is attached any more\n", where.Cgroup)
+	return err
+}
+
+func check(o options) error {
+	if err := needRoot(); err != nil {
+		return err
+	}
+	_, _, where, err := o.load()
+	if err != nil {
+		return err
+	}
+	status := redirect.StatusOf(where)
+	if o.json {
+		if err := json.NewEncoder(o.out).Encode(status); err != nil {
+			return err
+		}
+	} else {
+		for _, p := range status.Problems {
+			fmt.Fprintln(o.out, p)
+		}
+	}
+	if len(status.Problems) > 0 {
+		return errOpen
+	}
+	if !o.json {
+		fmt.Fprintf(o.out, "%s is closed by %d programs\n", status.Cgroup, len(status.Links))
+	}
+	return nil
+}
+
+func serve(o options) error {
+	if err := needRoot(); err != nil {
+		return err
+	}
+	cfg, _, where, err := o.load()
+	if err != nil {
+		return err
+	}
+	daemon, err := uidOf(o.daemon)
+	if err != nil {
+		return err
+	}
+	if problems := redirect.Check(where); len(problems) > 0 {
+		return fmt.Errorf("the policy root is not closed (%s): run `postern-guard attach` first", problems[0])
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	server, err := guard.New(guard.Options{Log: log, Config: o.config, Redirect: where, Daemon: daemon})
+	if err != nil {
+		return err
+	}
+	for _, dir := range []string{guard.RunDir, filepath.Dir(cfg.Guard.Socket)} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	l, err := guard.Listen(cfg.Guard.Socket)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	log.Info("guard serves", "socket", cfg.Guard.Socket, "root", where.Cgroup, "version", version.String())
+	return server.Serve(ctx, l)
+}
+
+func uidOf(name string) (uint32, error) {
+	if n, err := strconv.ParseUint(name, 10, 32); err == nil {
+		return uint32(n), nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0, fmt.Errorf("%w: name the daemon's user with --daemon-user", err)
+	}
+	n, err := strconv.ParseUint(u.Uid, 10, 32)
+	return uint32(n), err
+}

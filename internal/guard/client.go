@@ -1,0 +1,136 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/postern/postern/internal/redirect"
+)
+
+// Client asks the guard at a socket. Each call is a connection of its own.
+type Client struct{ Socket string }
+
+// ErrNotRunning is wrapped when nobody listens at the socket.
+var ErrNotRunning = errors.New("postern-guard is not running")
+
+func (c Client) dial(ctx context.Context) (*net.UnixConn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", c.Socket)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
+		return nil, fmt.Errorf("%w: nobody listens at %s", ErrNotRunning, c.Socket)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask the guard: %w", err)
+	}
+	return conn.(*net.UnixConn), nil
+}
+
+func (c Client) ask(ctx context.Context, q request) (reply, []*os.File, error) {
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return reply{}, nil, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if err := writeFrame(conn, q); err != nil {
+		return reply{}, nil, fmt.Errorf("ask the guard: %w", err)
+	}
+	return readReply(conn)
+}
+
+func readReply(conn *net.UnixConn) (r reply, files []*os.File, err error) {
+	if files, err = readFrame(conn, &r); err != nil {
+		closeAll(files)
+		return r, nil, fmt.Errorf("read the guard's answer: %w", err)
+	}
+	if r.Error != "" {
+		closeAll(files)
+		return r, nil, errors.New("the guard refuses: " + r.Error)
+	}
+	return r, files, nil
+}
+
+// Maps asks for the kernel maps, by name. The caller closes the files.
+func (c Client) Maps(ctx context.Context) (map[string]*os.File, error) {
+	r, files, err := c.ask(ctx, request{Op: opMaps})
+	if err != nil {
+		return nil, err
+	}
+	if len(r.Maps) != len(files) {
+		closeAll(files)
+		return nil, fmt.Errorf("the guard names %d maps and sends %d", len(r.Maps), len(files))
+	}
+	byName := map[string]*os.File{}
+	for i, name := range r.Maps {
+		byName[name] = files[i]
+	}
+	return byName, nil
+}
+
+// Status asks what is attached, and what is wrong with it.
+func (c Client) Status(ctx context.Context) (redirect.Status, error) {
+	r, files, err := c.ask(ctx, request{Op: opStatus})
+	closeAll(files)
+	if err != nil {
+		return redirect.Status{}, err
+	}
+	if r.Status == nil {
+		return redirect.Status{}, errors.New("the guard says nothing of what is attached")
+	}
+	return *r.Status, nil
+}
+
+// Cgroup makes a cgroup of an agent, given relative to the cgroup2 root, and
+// returns its id.
+func (c Client) Cgroup(ctx context.Context, relative string) (uint64, error) {
+	r, files, err := c.ask(ctx, request{Op: opCgroup, Cgroup: relative})
+	closeAll(files)
+	return r.CgroupID, err
+}
+
+// Run launches an agent and waits for its end. Signals are passed on to it;
+// when ctx ends, so does the run. Started, which may be nil, is told its name.
+func (c Client) Run(ctx context.Context, run Run, stdio [3]*os.File, signals <-chan os.Signal, started func(name string)) (Exit, error) {
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return Exit{}, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if err := writeFrame(conn, request{Op: opRun, Run: &run}, stdio[:]...); err != nil {
+		return Exit{}, fmt.Errorf("ask the guard: %w", err)
+	}
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		for {
+			select {
+			case <-done:
+				return
+			case s := <-signals:
+				if n, ok := s.(unix.Signal); ok {
+					writeFrame(conn, signal{int(n)}) //nolint:errcheck // the run has ended
+				}
+			}
+		}
+	}()
+	for {
+		r, files, err := readReply(conn)
+		closeAll(files)
+		if err != nil {
+			return Exit{}, err
+		}
+		if r.Started != "" && started != nil {
+			started(r.Started)
+		}
+		if r.Exit != nil {
+			return *r.Exit, nil
+		}
+	}
+}

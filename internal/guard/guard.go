@@ -1,0 +1,274 @@
+// Package guard is the small part of Postern that is root. It hands the
+// daemon the kernel maps, makes policy cgroups, says whether the programs are
+// attached, and launches runs: a process inside its agent's cgroup from its
+// first instruction on, with a mount namespace of its own in which the host CA
+// is trusted.
+//
+// It reads nothing that came over a network. What reaches it comes over a Unix
+// socket from processes whose credentials the kernel attests; who may launch
+// which agent is in the configuration, and a process inside a policy cgroup may
+// ask for nothing. Attaching the programs is package redirect's work, everything
+// else the daemon's. Start with Server.answer; launch.go is what happens inside
+// the new process.
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/postern/postern/internal/config"
+	"github.com/postern/postern/internal/identity"
+	"github.com/postern/postern/internal/redirect"
+)
+
+const (
+	// requestTimeout bounds how long a peer may take to say what it wants.
+	requestTimeout = 10 * time.Second
+	// maxRuns bounds the runs of one host.
+	maxRuns = 1024
+	// maxPeers bounds the connections that are served at once; a run is one.
+	maxPeers = maxRuns + 64
+	// socketMode lets every user connect: the peer's credentials decide.
+	socketMode = 0o666
+)
+
+// Options of a Server.
+type Options struct {
+	Log      *slog.Logger
+	Config   string           // path of postern.yaml, read anew for every request that needs it
+	Redirect redirect.Options // the policy root and its pins
+	Daemon   uint32           // uid of posternd
+}
+
+// Server is the guard's socket.
+type Server struct {
+	Options
+	mount string // of cgroup v2
+	slots chan struct{}
+	runs  sync.WaitGroup
+}
+
+// New returns a server; Serve starts it.
+func New(o Options) (*Server, error) {
+	mount, err := identity.CgroupMount()
+	if err != nil {
+		return nil, err
+	}
+	return &Server{Options: o, mount: mount, slots: make(chan struct{}, maxPeers)}, nil
+}
+
+// Listen makes the socket. One that is left over from a guard that died is
+// replaced; one that somebody answers at is not.
+func Listen(at string) (*net.UnixListener, error) {
+	if c, err := net.Dial("unix", at); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("another guard listens at %s", at)
+	}
+	if err := os.Remove(at); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("remove an old socket: %w", err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: at, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(at, socketMode); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// Serve answers until ctx ends, then ends the runs and returns.
+func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	defer s.runs.Wait()
+	for {
+		conn, err := l.AcceptUnix()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("guard socket: %w", err)
+		}
+		select {
+		case s.slots <- struct{}{}:
+		default:
+			conn.Close()
+			continue
+		}
+		s.runs.Go(func() {
+			defer func() { <-s.slots }()
+			s.serve(ctx, conn)
+		})
+	}
+}
+
+func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
+	defer conn.Close()
+	peer, err := identity.PeerOf(conn)
+	if err != nil {
+		s.Log.Error("who asks cannot be told", "error", err)
+		return
+	}
+	defer peer.Close()
+	conn.SetReadDeadline(time.Now().Add(requestTimeout))
+	q, files, err := readRequest(conn)
+	defer closeAll(files)
+	if err != nil {
+		s.Log.Warn("not a request", "pid", peer.PID, "uid", peer.UID, "error", err)
+		return
+	}
+	conn.SetReadDeadline(time.Time{})
+	if err := s.answer(ctx, conn, peer, q, files); err != nil {
+		s.Log.Warn("refused", "op", q.Op, "pid", peer.PID, "uid", peer.UID, "error", err)
+		writeReply(conn, reply{Error: err.Error()}) //nolint:errcheck // the peer is gone
+	}
+}
+
+// answer is the list of everything that can be asked, and by whom.
+func (s *Server) answer(ctx context.Context, conn *net.UnixConn, peer *identity.Peer, q request, files []*os.File) error {
+	if peer.InPolicyCgroup(s.Redirect.Cgroup) {
+		return errors.New("processes inside a policy cgroup may not ask the guard")
+	}
+	trusted := peer.UID == 0 || peer.UID == s.Daemon
+	switch {
+	case q.Op == opRun && q.Run != nil:
+		return s.run(ctx, conn, peer, q.Run, files)
+	case !trusted:
+		return errors.New("this takes root, or the daemon's own user")
+	case q.Op == opMaps:
+		return s.maps(conn)
+	case q.Op == opStatus:
+		status := redirect.StatusOf(s.Redirect)
+		return writeReply(conn, reply{Status: &status})
+	case q.Op == opCgroup:
+		id, err := s.cgroup(q.Cgroup)
+		if err != nil {
+			return err
+		}
+		return writeReply(conn, reply{CgroupID: id})
+	}
+	return fmt.Errorf("%q is nothing the guard does: are guard and client of one version?", q.Op)
+}
+
+func (s *Server) maps(conn *net.UnixConn) error {
+	files, err := redirect.MapFiles(s.Redirect)
+	if err != nil {
+		return err
+	}
+	var r reply
+	var open []*os.File
+	for name, f := range files {
+		r.Maps = append(r.Maps, name)
+		open = append(open, f)
+	}
+	defer closeAll(open)
+	return writeReply(conn, r, open...)
+}
+
+// cgroup makes a cgroup of an agent and returns its id.
+func (s *Server) cgroup(relative string) (uint64, error) {
+	full := filepath.Join(s.mount, relative)
+	if path.Clean(relative) != relative || !strings.HasPrefix(full, s.Redirect.Cgroup+"/") {
+		return 0, fmt.Errorf("cgroup %q is not inside the policy root %s", relative, s.Redirect.Cgroup)
+	}
+	if err := os.MkdirAll(full, 0o755); err != nil {
+		return 0, fmt.Errorf("make the cgroup: %w", err)
+	}
+	return identity.CgroupID(full)
+}
+
+// config reads the configuration. Its problems are the daemon's to report.
+func (s *Server) config() (*config.Config, error) {
+	cfg, problems := config.Load(s.Config)
+	if cfg == nil {
+		return nil, fmt.Errorf("the configuration has problems: %s; `postern check` lists them", problems[0])
+	}
+	return cfg, nil
+}
+
+// mayRun says whether a peer may launch an agent.
+func mayRun(peer *identity.Peer, a *config.Agent, userOf func(name string) (uint32, error), groupOf func(name string) (uint32, error)) bool {
+	if peer.UID == 0 {
+		return true
+	}
+	for _, name := range a.RunBy.Users {
+		if uid, err := userOf(name); err == nil && uid == peer.UID {
+			return true
+		}
+	}
+	for _, name := range a.RunBy.Groups {
+		if gid, err := groupOf(name); err == nil && peer.In(gid) {
+			return true
+		}
+	}
+	return false
+}
+
+func agentOf(cfg *config.Config, name string) (*config.Agent, error) {
+	i := slices.IndexFunc(cfg.Agents, func(a config.Agent) bool { return a.Name == name })
+	if i >= 0 {
+		return &cfg.Agents[i], nil
+	}
+	var known []string
+	for _, a := range cfg.Agents {
+		known = append(known, a.Name)
+	}
+	return nil, fmt.Errorf("there is no agent %q; configured are: %s", name, strings.Join(known, ", "))
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// killPause is how long a cgroup is given to empty before it is looked at again.
+const killPause = 5 * time.Millisecond
+
+// removeCgroup kills what is in a run's cgroup and removes it.
+func removeCgroup(dir string) error {
+	for range 1000 {
+		// From kernel 5.14 on one write kills all at once.
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0); err != nil {
+			killEach(dir)
+		}
+		err := unix.Rmdir(dir)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if below, _ := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs")); len(below) > 0 {
+			for _, p := range below {
+				removeCgroup(filepath.Dir(p)) //nolint:errcheck // the next Rmdir tells
+			}
+		}
+		time.Sleep(killPause)
+	}
+	return fmt.Errorf("cgroup %s does not empty", dir)
+}
+
+func killEach(dir string) {
+	procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(procs)) {
+		var pid int
+		if _, err := fmt.Sscan(line, &pid); err == nil && pid > 1 {
+			unix.Kill(pid, unix.SIGKILL) //nolint:errcheck // it ended by itself
+		}
+	}
+}

@@ -1,0 +1,150 @@
+package guard
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/postern/postern/internal/redirect"
+)
+
+// What is spoken on the socket: a request, then replies, each a length in four
+// bytes (big-endian) and that much JSON. Descriptors travel with the first byte.
+
+const (
+	opMaps   = "maps"   // the pinned maps; for the daemon
+	opStatus = "status" // what is attached
+	opCgroup = "cgroup" // make a policy cgroup
+	opRun    = "run"    // launch an agent
+
+	// maxRequest is room for the arguments and environment that Linux lets a
+	// process have on a default stack.
+	maxRequest = 4 << 20
+	// maxFiles is the most that one message carries.
+	maxFiles = 16
+)
+
+type request struct {
+	Op     string `json:"op"`
+	Cgroup string `json:"cgroup,omitempty"`
+	Run    *Run   `json:"run,omitempty"`
+}
+
+// Run is what is to be launched. Its standard input, output and error travel
+// with it.
+type Run struct {
+	Agent string   `json:"agent"`
+	Args  []string `json:"args"`
+	Env   []string `json:"env"`
+	Dir   string   `json:"dir"`
+	// User is who it runs as; only root may name one, everybody else is
+	// themselves.
+	User string `json:"user,omitempty"`
+}
+
+type reply struct {
+	Error    string           `json:"error,omitempty"`
+	Maps     []string         `json:"maps,omitempty"` // names of the descriptors
+	Status   *redirect.Status `json:"status,omitempty"`
+	CgroupID uint64           `json:"cgroup_id,omitempty"`
+	Started  string           `json:"started,omitempty"` // the run's name
+	Exit     *Exit            `json:"exit,omitempty"`
+}
+
+// signal is what a client of a run sends while it runs.
+type signal struct {
+	Number int `json:"signal"`
+}
+
+// Exit is how a run ended.
+type Exit struct {
+	Code   int `json:"code"`             // as shells have it: 128 and the signal when one ended it
+	Signal int `json:"signal,omitempty"` // which ended it
+}
+
+func writeFrame(conn *net.UnixConn, v any, files ...*os.File) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	frame := binary.BigEndian.AppendUint32(nil, uint32(len(body)))
+	frame = append(frame, body...)
+	var rights []byte
+	if len(files) > 0 {
+		fds := make([]int, len(files))
+		for i, f := range files {
+			fds[i] = int(f.Fd())
+		}
+		rights = unix.UnixRights(fds...)
+	}
+	n, _, err := conn.WriteMsgUnix(frame, rights, nil)
+	if err == nil && n < len(frame) {
+		_, err = conn.Write(frame[n:])
+	}
+	return err
+}
+
+func writeReply(conn *net.UnixConn, r reply, files ...*os.File) error {
+	return writeFrame(conn, r, files...)
+}
+
+// readFrame reads one message and the descriptors that came with it, which are
+// the caller's also after an error.
+func readFrame(conn *net.UnixConn, v any) (files []*os.File, err error) {
+	var head [4]byte
+	rights := make([]byte, unix.CmsgSpace(maxFiles*4))
+	n, oobn, flags, _, err := conn.ReadMsgUnix(head[:], rights)
+	if err != nil {
+		return nil, err
+	}
+	if files, err = filesIn(rights[:oobn]); err != nil {
+		return files, err
+	}
+	if n == 0 {
+		return files, io.EOF
+	}
+	if flags&unix.MSG_CTRUNC != 0 {
+		return files, errors.New("too many descriptors")
+	}
+	if _, err := io.ReadFull(conn, head[n:]); err != nil {
+		return files, err
+	}
+	size := binary.BigEndian.Uint32(head[:])
+	if size > maxRequest {
+		return files, fmt.Errorf("a message of %d bytes is longer than the limit of %d", size, maxRequest)
+	}
+	body := make([]byte, size)
+	if _, err := io.ReadFull(conn, body); err != nil {
+		return files, err
+	}
+	return files, json.Unmarshal(body, v)
+}
+
+func filesIn(rights []byte) (files []*os.File, err error) {
+	messages, err := unix.ParseSocketControlMessage(rights)
+	if err != nil {
+		return nil, fmt.Errorf("descriptors: %w", err)
+	}
+	for i := range messages {
+		fds, err := unix.ParseUnixRights(&messages[i])
+		if err != nil {
+			return files, fmt.Errorf("descriptors: %w", err)
+		}
+		for _, fd := range fds {
+			unix.CloseOnExec(fd)
+			files = append(files, os.NewFile(uintptr(fd), "passed"))
+		}
+	}
+	return files, nil
+}
+
+func readRequest(conn *net.UnixConn) (q request, files []*os.File, err error) {
+	files, err = readFrame(conn, &q)
+	return q, files, err
+}
