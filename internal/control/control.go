@@ -1,6 +1,5 @@
 // Package control serves the daemon's control socket. It decides who may ask:
-// root for everything, whoever may run an agent for that alone, and never a
-// process inside a policy cgroup, whatever its uid. What is answered comes from
+// root, and never a process inside a policy cgroup, whatever its uid. What is answered comes from
 // the functions in Options; the protocol is documented in pkg/control.
 //
 // Start with Server.handler.
@@ -28,11 +27,10 @@ const (
 
 // Peer is who is at the other end of a connection.
 type Peer struct {
-	PID    int
-	UID    uint32
-	Name   string // for records: "root", or the uid when it has no name
-	Agent  bool   // it is inside a policy cgroup, or that cannot be told
-	Groups []uint32
+	PID   int
+	UID   uint32
+	Name  string // for records: who it is, as far as sudo tells
+	Agent bool   // it is inside a policy cgroup, or that cannot be told
 }
 
 // Options are what the server asks.
@@ -47,8 +45,6 @@ type Options struct {
 	Decide    func(id string, by Peer, approve bool, reason string) (control.Approval, error)
 	Reload    func() (control.Reloaded, error)
 	Refresh   func(context.Context) error
-	// Run answers for an agent that the peer may run; the error is a refusal.
-	Run func(agent string, by Peer) (control.Run, error)
 }
 
 // Server is the control socket.
@@ -118,7 +114,7 @@ func (s *Server) withPeer(ctx context.Context, c net.Conn) context.Context {
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	root := func(pattern string, f func(http.ResponseWriter, *http.Request, Peer)) {
-		mux.HandleFunc(pattern, s.checked(true, f))
+		mux.HandleFunc(pattern, s.checked(f))
 	}
 	root("GET /v1/status", func(w http.ResponseWriter, _ *http.Request, _ Peer) { answer(w, s.Status()) })
 	root("GET /v1/sessions", func(w http.ResponseWriter, _ *http.Request, _ Peer) { answer(w, s.Sessions()) })
@@ -127,12 +123,11 @@ func (s *Server) handler() http.Handler {
 	root("POST /v1/approvals/{id}/deny", func(w http.ResponseWriter, r *http.Request, p Peer) { s.decide(w, r, p, false) })
 	root("POST /v1/reload", s.reload)
 	root("POST /v1/secrets/refresh", s.refresh)
-	mux.HandleFunc("GET /v1/agents/{name}/run", s.checked(false, s.run))
 	return mux
 }
 
-// checked refuses agents always, and everybody but root where asked.
-func (s *Server) checked(rootOnly bool, f func(http.ResponseWriter, *http.Request, Peer)) http.HandlerFunc {
+// checked refuses agents, and everybody but root.
+func (s *Server) checked(f func(http.ResponseWriter, *http.Request, Peer)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		id, _ := r.Context().Value(peerKey{}).(identified)
 		switch {
@@ -141,7 +136,7 @@ func (s *Server) checked(rootOnly bool, f func(http.ResponseWriter, *http.Reques
 		case id.peer.Agent:
 			s.Log.Warn("an agent asked the control socket", "pid", id.peer.PID, "uid", id.peer.UID, "path", r.URL.Path)
 			refuse(w, http.StatusForbidden, "processes inside a policy cgroup may not use the control socket", nil)
-		case rootOnly && id.peer.UID != 0:
+		case id.peer.UID != 0:
 			refuse(w, http.StatusForbidden, "this takes root", errors.New("use sudo"))
 		default:
 			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
@@ -201,15 +196,6 @@ func (s *Server) refresh(w http.ResponseWriter, r *http.Request, _ Peer) {
 		return
 	}
 	answer(w, struct{}{})
-}
-
-func (s *Server) run(w http.ResponseWriter, r *http.Request, p Peer) {
-	a, err := s.Run(r.PathValue("name"), p)
-	if err != nil {
-		refuse(w, http.StatusForbidden, "not launched", err)
-		return
-	}
-	answer(w, a)
 }
 
 func answer(w http.ResponseWriter, v any) {

@@ -4,8 +4,7 @@
 // The protocol is HTTP with JSON bodies over a Unix socket, one path per method
 // of Client, all below /v1. A daemon of version n answers every path that a
 // client of an older version knows. Who may ask is decided by the socket's peer
-// credentials: root, and for Run also whoever may run the agent; never a
-// process inside a policy cgroup. Errors are application/problem+json
+// credentials: root, and never a process inside a policy cgroup. Errors are application/problem+json
 // (RFC 9457), and come back as *Error.
 package control
 
@@ -121,16 +120,6 @@ type Reloaded struct {
 	Warnings   []string `json:"warnings,omitempty"`
 }
 
-// Run is what launching an agent needs to know.
-type Run struct {
-	Agent  string            `json:"agent"`
-	Guard  string            `json:"guard"`  // the guard's socket
-	Bundle string            `json:"bundle"` // PEM file: the system's authorities and the host's
-	Root   string            `json:"root"`   // PEM file: the host's authority alone
-	Trust  []string          `json:"trust"`  // files that are replaced by Root in the run
-	Env    map[string]string `json:"env"`
-}
-
 // Error is a refusal of the daemon.
 type Error struct {
 	Status int    `json:"status"`
@@ -234,12 +223,6 @@ func (c *Client) Reload(ctx context.Context) (Reloaded, error) {
 // RefreshSecrets makes the daemon ask every source anew.
 func (c *Client) RefreshSecrets(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "/v1/secrets/refresh", nil, nil)
-}
-
-// Run asks what launching an agent needs.
-func (c *Client) Run(ctx context.Context, agent string) (Run, error) {
-	var r Run
-	return r, c.call(ctx, http.MethodGet, "/v1/agents/"+url.PathEscape(agent)+"/run", nil, &r)
 }
 
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
