@@ -35,6 +35,8 @@ type Sources struct {
 	Denied func() (map[string]uint64, error)
 	// Passed counts what the programs let through or lost, by kind.
 	Passed func() (map[string]uint64, error)
+	// Parsed counts what became of statements that had to be classified.
+	Parsed func() map[string]uint64
 	// Attached says per hook whether its program is attached to the policy root.
 	Attached func() map[string]bool
 }
@@ -45,7 +47,6 @@ type Daemon struct {
 	ReloadTime  prometheus.Gauge
 	SecretFetch *prometheus.HistogramVec // source
 	DNSRefused  *prometheus.CounterVec   // kind
-	Parse       *prometheus.CounterVec   // result
 }
 
 // New registers the daemon's metrics, those of sources, and Go's own.
@@ -64,16 +65,13 @@ func New(r *prometheus.Registry, s Sources) *Daemon {
 		DNSRefused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postern_dns_refused_total", Help: "Lookups of agents that got no answer.",
 		}, []string{"kind"}),
-		Parse: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "postern_sqlparse_statements_total", Help: "Statements that had to be parsed, by result.",
-		}, []string{"result"}),
 	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "postern_build_info", Help: "1, labelled with what was built.",
 		ConstLabels: prometheus.Labels{"version": version.Number, "commit": version.Commit(), "go": runtime.Version()},
 	})
 	info.Set(1)
-	r.MustRegister(info, d.ReloadOK, d.ReloadTime, d.SecretFetch, d.DNSRefused, d.Parse, &reader{s},
+	r.MustRegister(info, d.ReloadOK, d.ReloadTime, d.SecretFetch, d.DNSRefused, &reader{s},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return d
 }
@@ -88,11 +86,12 @@ var (
 	quotaDesc    = prometheus.NewDesc("postern_audit_quota_bytes", "Room that recordings may take on disk.", nil, nil)
 	bypassDesc   = prometheus.NewDesc("postern_bypass_attempts_total", "What the kernel denied to agents, by kind.", []string{"kind"}, nil)
 	passedDesc   = prometheus.NewDesc("postern_ebpf_passed_total", "What the kernel programs let through or lost, by kind.", []string{"kind"}, nil)
+	parsedDesc   = prometheus.NewDesc("postern_sqlparse_statements_total", "Statements by how they were classified: from the cache, by a worker, or at the cost of one.", []string{"result"}, nil)
 	attachedDesc = prometheus.NewDesc("postern_ebpf_attached", "1 when the hook's program is attached to the policy root.", []string{"hook"}, nil)
 )
 
 func (r *reader) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{pendingDesc, oldestDesc, spoolDesc, quotaDesc, bypassDesc, passedDesc, attachedDesc} {
+	for _, d := range []*prometheus.Desc{pendingDesc, oldestDesc, spoolDesc, quotaDesc, bypassDesc, passedDesc, parsedDesc, attachedDesc} {
 		ch <- d
 	}
 }
@@ -126,6 +125,7 @@ func (r *reader) Collect(ch chan<- prometheus.Metric) {
 	}
 	counters(bypassDesc, r.Denied)
 	counters(passedDesc, r.Passed)
+	counters(parsedDesc, func() (map[string]uint64, error) { return r.Parsed(), nil })
 }
 
 // Listen opens the endpoint: host:port, or the path of a Unix socket, or "off",
