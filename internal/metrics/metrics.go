@@ -76,6 +76,12 @@ func New(r *prometheus.Registry, s Sources) *Daemon {
 	return d
 }
 
+// Loaded notes that a configuration is in force since at.
+func (d *Daemon) Loaded(at time.Time) {
+	d.ReloadOK.Set(1)
+	d.ReloadTime.Set(float64(at.Unix()))
+}
+
 // reader is a collector of Sources.
 type reader struct{ Sources }
 

@@ -1,0 +1,276 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/postern/postern/internal/approval"
+	"github.com/postern/postern/internal/ca"
+	"github.com/postern/postern/internal/config"
+	"github.com/postern/postern/internal/control"
+	"github.com/postern/postern/internal/gateway"
+	"github.com/postern/postern/internal/guard"
+	"github.com/postern/postern/internal/identity"
+	"github.com/postern/postern/internal/metrics"
+	"github.com/postern/postern/internal/record"
+	"github.com/postern/postern/internal/redirect"
+	"github.com/postern/postern/internal/secret/source"
+	"github.com/postern/postern/internal/secret/source/env"
+	"github.com/postern/postern/internal/secret/source/file"
+	"github.com/postern/postern/internal/sql"
+	"github.com/postern/postern/internal/version"
+)
+
+const (
+	// drainTime is how long sessions may go on after the daemon was told to stop.
+	drainTime = 10 * time.Second
+	// guardTimeout bounds a question to the guard.
+	guardTimeout = 5 * time.Second
+)
+
+// daemon is everything that runs.
+type daemon struct {
+	path    string // of the configuration
+	started time.Time
+	log     *slog.Logger
+	builder *builder
+	guard   guard.Client
+
+	store     *record.Store
+	approvals *approval.Store
+	secrets   *source.Set
+	kernel    *redirect.Kernel
+	gateway   *gateway.Gateway
+	doors     *doors
+	metrics   *metrics.Daemon
+	attached  *attached
+
+	reloading sync.Mutex
+	cfgMu     sync.Mutex
+	cfg       *config.Config // in force, under cfgMu
+}
+
+// serve starts the parts in order, waits for ctx or for one of them to fail,
+// and ends them in order.
+func serve(ctx context.Context, path string, hup <-chan os.Signal) (err error) {
+	cfg, problems := config.Load(path)
+	if cfg == nil {
+		return problemsOf(problems)
+	}
+	log := logger(cfg.Log)
+	if os.Geteuid() == 0 {
+		log.Warn("posternd runs as root; give it a user of its own and CAP_BPF")
+	}
+	d := &daemon{path: path, started: time.Now(), log: log, cfg: cfg, guard: guard.Client{Socket: cfg.Guard.Socket}}
+	registry := prometheus.NewRegistry()
+	gatewayMetrics := gateway.NewMetrics(registry)
+	host, _ := os.Hostname()
+
+	if d.store, err = record.Open(filepath.Join(cfg.StateDir, "recordings"), record.Options{
+		TotalBytes: int64(cfg.Record.MaxTotalBytes), Host: host,
+	}); err != nil {
+		return fmt.Errorf("recordings: %w", err)
+	}
+	defer closing(&err, d.store.Close)
+	authority, err := openCA(cfg.StateDir, host)
+	if err != nil {
+		return err
+	}
+	maskKey, err := stateKey(filepath.Join(cfg.StateDir, "mask.key"))
+	if err != nil {
+		return err
+	}
+	d.secrets = source.NewSet(nil, func(name string, ref source.Ref, err error) {
+		log.Warn("a secret source does not answer; the last known value is used", "source", name, "path", ref.Path, "error", err)
+	})
+	statements, err := sql.New(sql.Options{Path: cfg.SQLParse.Path, Workers: cfg.SQLParse.Workers, Log: log})
+	if err != nil {
+		return err
+	}
+	d.builder = &builder{protocols: protocols(statements), ca: authority, secrets: d.secrets, maskKey: maskKey}
+	_, setup, warnings, err := d.builder.load(path, nil)
+	for _, w := range warnings {
+		log.Warn("configuration", "problem", w)
+	}
+	if err != nil {
+		return err
+	}
+	d.approvals = approval.New(approval.Options{OnChange: d.approvalChanged})
+	d.gateway = gateway.New(gateway.Options{
+		Log: log, Store: d.store, Approvals: d.approvals, Metrics: gatewayMetrics, Now: time.Now,
+	}, setup)
+	if d.kernel, err = openKernel(ctx, d.guard); err != nil {
+		return err
+	}
+	defer closing(&err, d.kernel.Close)
+	d.attached = &attached{guard: d.guard}
+	d.metrics = metrics.New(registry, d.metricSources(statements))
+	d.addSources(cfg, log)
+	d.metrics.Loaded(time.Now())
+	return d.run(ctx, cfg, registry, statements, hup)
+}
+
+// run is the daemon's life: everything that serves, until ctx ends.
+func (d *daemon) run(ctx context.Context, cfg *config.Config, registry *prometheus.Registry, statements *sql.Classifier, hup <-chan os.Signal) (err error) {
+	mount, err := identity.CgroupMount()
+	if err != nil {
+		return err
+	}
+	// What sessions need outlives ctx until they have drained.
+	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBackground()
+	if d.doors, err = newDoors(background, d, mount); err != nil {
+		return err
+	}
+	controlListener, err := control.Listen(cfg.Control.Socket)
+	if err != nil {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	metricsListener, err := metrics.Listen(cfg.Metrics.Listen)
+	if err != nil {
+		controlListener.Close()
+		return err
+	}
+	front, stopFront := context.WithCancelCause(ctx)
+	var behind, before sync.WaitGroup
+	failed := func(err error) {
+		if err != nil && front.Err() == nil {
+			stopFront(err)
+		}
+	}
+	behind.Go(func() { failed(statements.Run(background)) })
+	behind.Go(func() { d.approvals.Run(background) })
+	behind.Go(func() { d.gateway.Reap(background) })
+	before.Go(func() { failed(control.New(d.answers(filepath.Join(mount, cfg.Root))).Serve(front, controlListener)) })
+	if metricsListener != nil {
+		before.Go(func() { failed(metrics.Serve(front, metricsListener, registry, d.log)) })
+	}
+	before.Go(func() { failed(ignore(d.kernel.Events(front, d.denied), context.Canceled)) })
+	before.Go(func() { d.follow(front, hup) })
+	if err := d.doors.follow(cfg); err != nil {
+		stopFront(err)
+	} else {
+		d.log.Info("serving", "version", version.String(), "config", d.path, "agents", len(cfg.Agents),
+			"targets", len(cfg.Targets), "control", cfg.Control.Socket, "metrics", cfg.Metrics.Listen)
+	}
+	<-front.Done()
+	cause := context.Cause(front)
+	d.log.Info("stopping", "sessions", len(d.gateway.Running()))
+	d.doors.closeAll()
+	drain, cancel := context.WithTimeout(background, drainTime)
+	d.gateway.Drain(drain)
+	cancel()
+	before.Wait()
+	stopBackground()
+	behind.Wait()
+	return ignore(cause, context.Canceled)
+}
+
+func ignore(err, what error) error {
+	if errors.Is(err, what) {
+		return nil
+	}
+	return err
+}
+
+func closing(err *error, f func() error) { *err = errors.Join(*err, f()) }
+
+func logger(c config.Log) *slog.Logger {
+	var level slog.Level
+	level.UnmarshalText([]byte(c.Level)) //nolint:errcheck // config knows these words only
+	o := &slog.HandlerOptions{Level: level}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, o))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, o))
+}
+
+func problemsOf(found []config.Problem) problems {
+	var out problems
+	for _, p := range found {
+		out = append(out, p.String())
+	}
+	return out
+}
+
+// openCA opens the authority and puts its certificate where the guard finds it.
+func openCA(stateDir, host string) (*ca.CA, error) {
+	authority, err := ca.Open(filepath.Join(stateDir, "ca"), ca.Options{Host: host})
+	if err != nil {
+		return nil, err
+	}
+	at := filepath.Join(stateDir, guard.RootFile)
+	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(at+".new", authority.RootPEM(), 0o644); err != nil {
+		return nil, err
+	}
+	return authority, os.Rename(at+".new", at)
+}
+
+func openKernel(ctx context.Context, g guard.Client) (*redirect.Kernel, error) {
+	ctx, cancel := context.WithTimeout(ctx, guardTimeout)
+	defer cancel()
+	maps, err := g.Maps(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("kernel maps: %w", err)
+	}
+	defer func() {
+		for _, f := range maps {
+			f.Close()
+		}
+	}()
+	return redirect.Open(maps)
+}
+
+func (d *daemon) addSources(cfg *config.Config, log *slog.Logger) {
+	add := func(name string, s source.Source) {
+		d.secrets.Add(name, timed{s, func(took time.Duration) {
+			d.metrics.SecretFetch.WithLabelValues(name).Observe(took.Seconds())
+		}}, source.Options{})
+	}
+	add("file", file.New(file.Options{Dir: filepath.Dir(d.path), Identity: cfg.Secrets.File.Identity}))
+	add("env", env.New(log))
+}
+
+// follow reads the configuration again whenever it is asked to by signal.
+func (d *daemon) follow(ctx context.Context, hup <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+			done, err := d.reload()
+			if err != nil {
+				d.log.Error("the old configuration stays in force", "error", err)
+				continue
+			}
+			d.log.Info("configuration reloaded", "generation", done.Generation, "sessions_ended", done.Ended, "by", "SIGHUP")
+		}
+	}
+}
+
+func (d *daemon) config() *config.Config {
+	d.cfgMu.Lock()
+	defer d.cfgMu.Unlock()
+	return d.cfg
+}
+
+func (d *daemon) approvalChanged(a approval.Approval) {
+	d.log.Info("approval", "approval", a.ID, "state", string(a.State), "agent", a.Agent, "target", a.Target, "rule", a.Rule, "session", a.Session)
+}
+
+// denied logs what the kernel denied: who tried, and what.
+func (d *daemon) denied(e redirect.Event) {
+	d.log.Warn("denied by the kernel", "kind", e.Kind.String(), "agent", d.doors.agentOf(e.PolicyCgroupID), "to", e.Remote,
+		"protocol", e.Protocol, "pid", e.TGID, "uid", e.UID, "comm", e.Comm)
+}

@@ -1,0 +1,439 @@
+package main
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/postern/postern/internal/ca"
+	"github.com/postern/postern/internal/config"
+	"github.com/postern/postern/internal/dns"
+	"github.com/postern/postern/internal/engine"
+	"github.com/postern/postern/internal/gateway"
+	"github.com/postern/postern/internal/mask"
+	"github.com/postern/postern/internal/policy"
+	"github.com/postern/postern/internal/secret"
+	"github.com/postern/postern/internal/secret/source"
+)
+
+// statementsPerSession bounds the prepared statements, and the portals, that a
+// session may hold; drivers' caches stop at a few hundred.
+const statementsPerSession = 4096
+
+// builder makes setups of configurations.
+type builder struct {
+	protocols []engine.Protocol
+	ca        *ca.CA
+	secrets   *source.Set
+	maskKey   []byte
+}
+
+// problems is everything that is wrong with a configuration, as printed.
+type problems []string
+
+func (p problems) Error() string { return strings.Join(p, "\n") }
+
+// compile reads and checks a configuration as far as that can be done without
+// the daemon's state. It returns an error of type problems when it cannot be
+// used; warnings do not keep it from being used.
+func (b *builder) compile(path string) (*config.Config, *policy.Set, []string, error) {
+	cfg, found := config.Load(path)
+	var errs, warnings problems
+	for _, p := range found {
+		if p.Severity == config.Error {
+			errs = append(errs, p.String())
+		} else {
+			warnings = append(warnings, p.String())
+		}
+	}
+	if len(errs) > 0 {
+		return nil, nil, warnings, errs
+	}
+	set, unfit := policy.Compile(policies(cfg), b.byTarget(cfg))
+	for _, p := range unfit {
+		if p.Warning {
+			warnings = append(warnings, p.String())
+		} else {
+			errs = append(errs, p.String())
+		}
+	}
+	errs = append(errs, b.unknownWords(cfg)...)
+	for _, t := range cfg.Targets {
+		if _, err := clientConfigs(&t); err != nil {
+			errs = append(errs, fmt.Sprintf("%s: target %s: %v", t.Pos, t.Name, err))
+		}
+	}
+	if len(errs) > 0 {
+		return nil, nil, warnings, errs
+	}
+	return cfg, set, warnings, nil
+}
+
+// load makes a setup of a configuration. Names keep the addresses they had.
+func (b *builder) load(path string, before *dns.Table) (*config.Config, *gateway.Setup, []string, error) {
+	cfg, set, warnings, err := b.compile(path)
+	if err != nil {
+		return nil, nil, warnings, err
+	}
+	setup, err := b.setup(cfg, set, before)
+	if err != nil {
+		return nil, nil, warnings, problems{err.Error()}
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, nil, warnings, err
+	}
+	setup.Hash = sha256.Sum256(text)
+	return cfg, setup, warnings, nil
+}
+
+func (b *builder) protocol(name string) (engine.Protocol, bool) {
+	i := slices.IndexFunc(b.protocols, func(p engine.Protocol) bool { return p.Name == name })
+	if i < 0 {
+		return engine.Protocol{}, false
+	}
+	return b.protocols[i], true
+}
+
+func (b *builder) byTarget(cfg *config.Config) map[string]engine.Protocol {
+	out := map[string]engine.Protocol{}
+	for _, t := range cfg.Targets {
+		if p, ok := b.protocol(t.Protocol); ok {
+			out[t.Name] = p
+		}
+	}
+	return out
+}
+
+// unknownWords are names of protocols, sources and detectors that config
+// cannot know.
+func (b *builder) unknownWords(cfg *config.Config) []string {
+	var out []string
+	for _, t := range cfg.Targets {
+		if _, ok := b.protocol(t.Protocol); !ok {
+			out = append(out, fmt.Sprintf("%s: protocol %q is not known; known are: %s", t.Pos, t.Protocol, b.protocolNames()))
+		}
+		refs := []*config.SecretRef{t.TLS.ClientKey}
+		if t.Credential != nil {
+			refs = append(refs, t.Credential.Password)
+		}
+		for _, r := range refs {
+			if r != nil && r.Source != "file" && r.Source != "env" {
+				out = append(out, fmt.Sprintf("%s: source %q is not known; known are: file, env", r.Pos, r.Source))
+			}
+		}
+	}
+	for _, p := range cfg.Policies {
+		for _, m := range p.Masks {
+			if _, unknown := groups(m.Detect); unknown != "" {
+				out = append(out, fmt.Sprintf("%s: detector %q is not known; known are: secrets, pii", m.Pos, unknown))
+			}
+		}
+	}
+	return out
+}
+
+func (b *builder) protocolNames() string {
+	var names []string
+	for _, p := range b.protocols {
+		names = append(names, p.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+func groups(words []string) (g mask.Group, unknown string) {
+	for _, w := range words {
+		switch w {
+		case "secrets":
+			g |= mask.Secrets
+		case "pii":
+			g |= mask.PII
+		default:
+			return 0, w
+		}
+	}
+	return g, ""
+}
+
+func policies(cfg *config.Config) policy.Config {
+	var out policy.Config
+	for _, p := range cfg.Policies {
+		src := policy.Source{Where: p.Pos.String(), Name: p.Name}
+		for _, r := range p.Rules {
+			rule := policy.Rule{
+				Where: r.Pos.String(), WhenWhere: r.WhenPos.String(), Name: r.Name, Target: r.Target, Verbs: r.Verbs,
+				Tables: r.Tables, When: r.When, Allow: r.Allow, Deny: r.Deny, Help: r.Help,
+			}
+			if r.Ask != nil {
+				rule.Ask = &policy.Ask{
+					Approvers: r.Ask.Approvers, Within: r.Ask.Within,
+					ReasonRequired: r.Ask.ReasonRequired, SelfAllowed: r.Ask.SelfAllowed,
+				}
+			}
+			src.Rules = append(src.Rules, rule)
+		}
+		for _, m := range p.Masks {
+			src.Masks = append(src.Masks, policy.Mask{Target: m.Target, Columns: m.Columns, Detect: m.Detect, With: m.With})
+		}
+		out.Policies = append(out.Policies, src)
+	}
+	return out
+}
+
+// setup builds what the gateway decides by.
+func (b *builder) setup(cfg *config.Config, set *policy.Set, before *dns.Table) (*gateway.Setup, error) {
+	s := &gateway.Setup{
+		Agents: map[string]*gateway.Agent{},
+		Limits: gateway.Limits{
+			Limits: engine.Limits{
+				MessageBytes: int(cfg.Limits.MessageBytes), HeldBytes: int(cfg.Limits.HeldBytes),
+				Handshake: cfg.Limits.Handshake, Statements: statementsPerSession,
+			},
+			Sessions: cfg.Limits.Sessions, SessionsPerAgent: cfg.Limits.SessionsPerAgent, Idle: cfg.Limits.Idle,
+		},
+		Results:    cfg.Record.Results != "none",
+		MaxSession: int64(cfg.Record.MaxSessionBytes),
+		Host:       cfg.Record.Durability == "host",
+	}
+	var names, hosts []string
+	for _, t := range cfg.Targets {
+		for _, h := range t.Hosts {
+			hosts = append(hosts, h.Host)
+			if _, err := netip.ParseAddr(h.Host); err != nil {
+				names = append(names, h.Host)
+			}
+		}
+	}
+	slices.Sort(names)
+	var err error
+	if s.Names, err = dns.NewTable(slices.Compact(names), before); err != nil {
+		return nil, err
+	}
+	slices.Sort(hosts)
+	issuer, err := b.ca.Issuer(slices.Compact(hosts))
+	if err != nil {
+		return nil, err
+	}
+	for i := range cfg.Targets {
+		t, err := b.target(&cfg.Targets[i], issuer)
+		if err != nil {
+			return nil, fmt.Errorf("%s: target %s: %w", cfg.Targets[i].Pos, cfg.Targets[i].Name, err)
+		}
+		s.Targets = append(s.Targets, t)
+	}
+	if twice, ok := s.Check(); !ok {
+		return nil, fmt.Errorf("%s: two targets have the host %s; each needs a host and port of its own", cfg.File, twice)
+	}
+	for _, a := range cfg.Agents {
+		p, _ := set.Policy(a.Policy)
+		s.Agents[a.Name] = &gateway.Agent{
+			Name: a.Name, Policy: p, PolicyName: a.Policy,
+			Observe: a.Mode == "observe", Until: a.Until,
+			MaskKey: derived(b.maskKey, "agent "+a.Name), Masks: masks(p, s.Targets),
+		}
+	}
+	return s, nil
+}
+
+func derived(key []byte, purpose string) []byte {
+	m := hmac.New(sha256.New, key)
+	m.Write([]byte(purpose))
+	return m.Sum(nil)
+}
+
+// masks sorts a policy's masks by target.
+func masks(p *policy.Policy, targets []*gateway.Target) map[string]*gateway.Masks {
+	out := map[string]*gateway.Masks{}
+	for _, t := range targets {
+		var m gateway.Masks
+		var detect mask.Group
+		for _, pm := range p.Masks(t.Name) {
+			kind, _ := mask.ParseKind(pm.With)
+			for _, c := range pm.Columns {
+				m.Columns = append(m.Columns, gateway.ColumnMask{Pattern: c, Kind: kind})
+			}
+			g, _ := groups(pm.Detect)
+			detect |= g
+			m.Words = append(m.Words, fmt.Sprint(pm))
+		}
+		if detect != 0 {
+			m.Scanner = mask.NewScanner(detect)
+		}
+		if len(m.Words) > 0 {
+			out[t.Name] = &m
+		}
+	}
+	return out
+}
+
+func (b *builder) target(t *config.Target, issuer *ca.Issuer) (*gateway.Target, error) {
+	protocol, _ := b.protocol(t.Protocol)
+	g := &gateway.Target{
+		Name: t.Name, Protocol: protocol, AgentAuth: t.AgentAuth,
+		Placeholder: secret.Placeholder{
+			User: t.Placeholder.User, Database: t.Placeholder.Database, Password: secret.New([]byte(t.Placeholder.Password)),
+		},
+		Verified: t.TLS.Verify == "full",
+		Identity: *t,
+	}
+	for _, h := range t.Hosts {
+		g.Hosts = append(g.Hosts, gateway.HostPort{Host: h.Host, Port: uint16(h.Port)})
+	}
+	if !t.Dial.IsZero() {
+		g.Dial = &gateway.HostPort{Host: t.Dial.Host, Port: uint16(t.Dial.Port)}
+	}
+	serverTLS, err := serverConfigs(t, issuer)
+	if err != nil {
+		return nil, err
+	}
+	g.ServerTLS = func(f engine.Flow) *tls.Config {
+		if f.Name != "" {
+			return serverTLS[f.Name]
+		}
+		return serverTLS[f.Original.Addr().Unmap().String()]
+	}
+	if g.ClientTLS, err = clientConfigs(t); err != nil {
+		return nil, err
+	}
+	g.Credential = b.credential(t)
+	return g, nil
+}
+
+// serverConfigs are what an agent is shown, by the host that it dialled.
+func serverConfigs(t *config.Target, issuer *ca.Issuer) (map[string]*tls.Config, error) {
+	out := map[string]*tls.Config{}
+	for _, h := range t.Hosts {
+		c, err := issuer.Config(h.Host)
+		if err != nil {
+			return nil, err
+		}
+		out[h.Host] = c
+	}
+	return out, nil
+}
+
+// clientConfigs returns what the upstream is asked for. Verify "ca" checks the
+// chain and not the name, "none" checks nothing.
+func clientConfigs(t *config.Target) (func(host string) *tls.Config, error) {
+	if t.TLS.Verify == "off" {
+		return nil, nil
+	}
+	roots, err := pool(t.TLS.CA)
+	if err != nil {
+		return nil, err
+	}
+	verify := t.TLS.Verify
+	return func(host string) *tls.Config {
+		c := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, ServerName: host}
+		if t.TLS.ServerName != "" {
+			c.ServerName = t.TLS.ServerName
+		}
+		if verify != "full" {
+			c.InsecureSkipVerify = true // replaced by the check below, or by nothing for "none"
+		}
+		if verify == "ca" {
+			c.VerifyConnection = func(s tls.ConnectionState) error { return verifyChain(s, roots) }
+		}
+		return c
+	}, nil
+}
+
+func verifyChain(s tls.ConnectionState, roots *x509.CertPool) error {
+	if len(s.PeerCertificates) == 0 {
+		return errors.New("the upstream showed no certificate")
+	}
+	o := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool()}
+	for _, c := range s.PeerCertificates[1:] {
+		o.Intermediates.AddCert(c)
+	}
+	_, err := s.PeerCertificates[0].Verify(o)
+	return err
+}
+
+// pool reads a file of authorities; empty means the host's own.
+func pool(path string) (*x509.CertPool, error) {
+	if path == "" {
+		return x509.SystemCertPool()
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("tls.ca: %w", err)
+	}
+	p := x509.NewCertPool()
+	if !p.AppendCertsFromPEM(b) {
+		return nil, fmt.Errorf("tls.ca: %s holds no certificate in PEM form", path)
+	}
+	return p, nil
+}
+
+// credential fetches the newest secret each time; the set decides how fresh.
+func (b *builder) credential(t *config.Target) func(context.Context) (secret.Credential, error) {
+	return func(ctx context.Context) (secret.Credential, error) {
+		var c secret.Credential
+		if t.Credential == nil {
+			return c, nil
+		}
+		c.User, c.Database = t.Credential.User, t.Credential.Database
+		if c.Database == "" {
+			c.Database = c.User
+		}
+		if r := t.Credential.Password; r != nil {
+			s, err := b.secrets.Fetch(ctx, r.Source, source.Ref{Path: r.Path, Key: r.Key})
+			if err != nil {
+				return c, err
+			}
+			c.Password = s
+		}
+		if t.TLS.ClientCert == "" {
+			return c, nil
+		}
+		cert, err := b.clientCertificate(ctx, t)
+		c.Certificate = cert
+		return c, err
+	}
+}
+
+func (b *builder) clientCertificate(ctx context.Context, t *config.Target) (*tls.Certificate, error) {
+	certPEM, err := os.ReadFile(t.TLS.ClientCert)
+	if err != nil {
+		return nil, fmt.Errorf("tls.client_cert: %w", err)
+	}
+	if t.TLS.ClientKey == nil {
+		return nil, errors.New("tls.client_cert has no client_key")
+	}
+	key, err := b.secrets.Fetch(ctx, t.TLS.ClientKey.Source, source.Ref{Path: t.TLS.ClientKey.Path, Key: t.TLS.ClientKey.Key})
+	if err != nil {
+		return nil, err
+	}
+	defer key.Wipe()
+	if block, _ := pem.Decode(key.Reveal()); block == nil {
+		return nil, errors.New("tls.client_key is not in PEM form")
+	}
+	cert, err := tls.X509KeyPair(certPEM, key.Reveal())
+	if err != nil {
+		return nil, errors.New("tls.client_cert and client_key do not belong together")
+	}
+	return &cert, nil
+}
+
+// timed observes how long a source takes.
+type timed struct {
+	source.Source
+	observe func(time.Duration)
+}
+
+func (t timed) Fetch(ctx context.Context, ref source.Ref) (secret.Secret, source.Lease, error) {
+	began := time.Now()
+	defer func() { t.observe(time.Since(began)) }()
+	return t.Source.Fetch(ctx, ref)
+}
