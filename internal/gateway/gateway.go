@@ -50,9 +50,15 @@ func New(o Options, setup *Setup) *Gateway {
 	return g
 }
 
+// Acceptor is where connections come from. After it was closed, Accept returns
+// net.ErrClosed; other errors are of the moment.
+type Acceptor interface {
+	Accept() (net.Conn, error)
+}
+
 // Listen accepts from l until it is closed, each connection on a goroutine of
 // its own: accepting does no protocol I/O, so nobody waits for anybody.
-func (g *Gateway) Listen(ctx context.Context, l net.Listener, claim Claim) error {
+func (g *Gateway) Listen(ctx context.Context, l Acceptor, claim Claim) error {
 	for {
 		conn, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
