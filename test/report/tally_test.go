@@ -23,65 +23,67 @@ func stream(t *testing.T, events ...string) string {
 	return out.String()
 }
 
+var summaries = []struct {
+	name   string
+	events []string
+	root   bool
+	last   string   // line
+	says   []string // somewhere before
+}{
+	{
+		name: "no test", events: []string{"start", "skip"},
+		last: "0 passed, 1 failed", says: []string{"no test ran"},
+	},
+	{
+		name: "a pass", events: []string{"start", "run TestA", "pass TestA", "pass"},
+		last: "1 passed, 0 failed", says: []string{"ok   p"},
+	},
+	{
+		name: "subtests count instead of their parent",
+		events: []string{
+			"start", "run TestA", "run TestA/x", "run TestA/y", "pass TestA/x", "pass TestA/y", "pass TestA", "pass",
+		},
+		last: "2 passed, 0 failed",
+	},
+	{
+		name: "a failed subtest is one failure",
+		events: []string{
+			"start", "run TestA", "run TestA/x", "run TestA/y", "output TestA/x a_test.go:7: broken",
+			"fail TestA/x", "pass TestA/y", "output TestA --- FAIL", "fail TestA", "fail",
+		},
+		last: "1 passed, 1 failed", says: []string{"FAIL p TestA/x\na_test.go:7: broken"},
+	},
+	{
+		name: "a parent that fails by itself is one more",
+		events: []string{
+			"start", "run TestA", "run TestA/x", "fail TestA/x", "output TestA a_test.go:9: and this", "fail TestA", "fail",
+		},
+		last: "0 passed, 2 failed", says: []string{"and this"},
+	},
+	{
+		name: "a package that fails without a test", events: []string{"start", "run TestA", "pass TestA", "output  leaked", "fail"},
+		last: "1 passed, 1 failed", says: []string{"FAIL p\nleaked"},
+	},
+	{
+		name: "a test without an end", events: []string{"start", "run TestA", "output TestA panic: oh", "fail"},
+		last: "0 passed, 1 failed", says: []string{"FAIL p TestA\npanic: oh"},
+	},
+	{
+		name: "a skip", events: []string{"start", "run TestA", "run TestB", "output TestB a_test.go:3: needs root", "skip TestB", "pass TestA", "pass"},
+		last: "1 passed, 0 failed", says: []string{"1 skipped:\np TestB: a_test.go:3: needs root"},
+	},
+	{
+		name: "a skip of root", events: []string{"start", "run TestA", "skip TestA", "pass"}, root: true,
+		last: "0 passed, 1 failed",
+	},
+	{
+		name: "a seed that a fuzz target skips", events: []string{"start", "run FuzzA", "run FuzzA/seed#0", "skip FuzzA/seed#0", "pass FuzzA", "pass"}, root: true,
+		last: "1 passed, 0 failed",
+	},
+}
+
 func TestSummary(t *testing.T) {
-	for _, tt := range []struct {
-		name   string
-		events []string
-		root   bool
-		last   string   // line
-		says   []string // somewhere before
-	}{
-		{
-			name: "no test", events: []string{"start", "skip"},
-			last: "0 passed, 1 failed", says: []string{"no test ran"},
-		},
-		{
-			name: "a pass", events: []string{"start", "run TestA", "pass TestA", "pass"},
-			last: "1 passed, 0 failed", says: []string{"ok   p"},
-		},
-		{
-			name: "subtests count instead of their parent",
-			events: []string{
-				"start", "run TestA", "run TestA/x", "run TestA/y", "pass TestA/x", "pass TestA/y", "pass TestA", "pass",
-			},
-			last: "2 passed, 0 failed",
-		},
-		{
-			name: "a failed subtest is one failure",
-			events: []string{
-				"start", "run TestA", "run TestA/x", "run TestA/y", "output TestA/x a_test.go:7: broken",
-				"fail TestA/x", "pass TestA/y", "output TestA --- FAIL", "fail TestA", "fail",
-			},
-			last: "1 passed, 1 failed", says: []string{"FAIL p TestA/x\na_test.go:7: broken"},
-		},
-		{
-			name: "a parent that fails by itself is one more",
-			events: []string{
-				"start", "run TestA", "run TestA/x", "fail TestA/x", "output TestA a_test.go:9: and this", "fail TestA", "fail",
-			},
-			last: "0 passed, 2 failed", says: []string{"and this"},
-		},
-		{
-			name: "a package that fails without a test", events: []string{"start", "run TestA", "pass TestA", "output  leaked", "fail"},
-			last: "1 passed, 1 failed", says: []string{"FAIL p\nleaked"},
-		},
-		{
-			name: "a test without an end", events: []string{"start", "run TestA", "output TestA panic: oh", "fail"},
-			last: "0 passed, 1 failed", says: []string{"FAIL p TestA\npanic: oh"},
-		},
-		{
-			name: "a skip", events: []string{"start", "run TestA", "run TestB", "output TestB a_test.go:3: needs root", "skip TestB", "pass TestA", "pass"},
-			last: "1 passed, 0 failed", says: []string{"1 skipped:\np TestB: a_test.go:3: needs root"},
-		},
-		{
-			name: "a skip of root", events: []string{"start", "run TestA", "skip TestA", "pass"}, root: true,
-			last: "0 passed, 1 failed",
-		},
-		{
-			name: "a seed that a fuzz target skips", events: []string{"start", "run FuzzA", "run FuzzA/seed#0", "skip FuzzA/seed#0", "pass FuzzA", "pass"}, root: true,
-			last: "1 passed, 0 failed",
-		},
-	} {
+	for _, tt := range summaries {
 		t.Run(tt.name, func(t *testing.T) {
 			var out strings.Builder
 			tally := newTally(&out)
