@@ -1,0 +1,179 @@
+package wiretest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/postern/postern/internal/engine"
+)
+
+// Gate decides by a func and records what it was asked, and what became of the
+// exchanges it opened.
+type Gate struct {
+	// Decide returns nil to allow, else usually a *engine.Denial. Nil allows all
+	// but what the protocol refuses itself.
+	Decide func(context.Context, *engine.Request) error
+	// Sure is asked by Would; nil means that nothing is sure.
+	Sure func(*engine.Request) *engine.Denial
+	// Mask returns a field's masker, or nil. Nil masks nothing.
+	Mask func(engine.Field) engine.Masker
+	// Patterns is what Masked returns.
+	Patterns []string
+	// Hide is replaced by [hidden] in free text.
+	Hide string
+
+	mu        sync.Mutex
+	events    []string
+	exchanges []*exchange
+}
+
+// Submit implements engine.Gate.
+func (g *Gate) Submit(ctx context.Context, r *engine.Request) (engine.Exchange, error) {
+	g.note("submit %s %q%s", r.Kind, r.Text, effects(r))
+	if r.Refused != nil {
+		g.note("refused")
+		return nil, r.Refused
+	}
+	if g.Decide != nil {
+		if err := g.Decide(ctx, r); err != nil {
+			g.note("denied")
+			return nil, err
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	x := &exchange{gate: g, n: len(g.exchanges) + 1, kind: r.Kind, text: r.Text}
+	g.exchanges = append(g.exchanges, x)
+	return x, nil
+}
+
+func effects(r *engine.Request) string {
+	var b strings.Builder
+	for _, e := range r.Effects {
+		fmt.Fprintf(&b, " %s(%s)", e.Verb, e.Object)
+	}
+	return b.String()
+}
+
+// Would implements engine.Gate.
+func (g *Gate) Would(r *engine.Request) *engine.Denial {
+	g.note("would %s %q", r.Kind, r.Text)
+	if r.Refused != nil {
+		return r.Refused
+	}
+	if g.Sure != nil {
+		return g.Sure(r)
+	}
+	return nil
+}
+
+// Scrub implements engine.Gate.
+func (g *Gate) Scrub(b []byte) []byte {
+	if g.Hide == "" {
+		return b
+	}
+	return bytes.ReplaceAll(b, []byte(g.Hide), []byte("[hidden]"))
+}
+
+// Masked implements engine.Gate.
+func (g *Gate) Masked() []string { return g.Patterns }
+
+func (g *Gate) note(format string, args ...any) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.events = append(g.events, fmt.Sprintf(format, args...))
+}
+
+// Events returns, and forgets, what happened: "submit …", "would …", "denied",
+// and for the exchanges "row …", "up …", "down …" and "end … status tag".
+func (g *Gate) Events() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	e := g.events
+	g.events = nil
+	return e
+}
+
+// Saw fails the test unless exactly these events happened since it was last
+// asked.
+func (g *Gate) Saw(t *testing.T, want ...string) {
+	t.Helper()
+	if got := g.Events(); !slices.Equal(got, want) {
+		t.Fatalf("the gate saw:\n\t%s\nwant:\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+	}
+}
+
+// Allowed returns how many exchanges were opened.
+func (g *Gate) Allowed() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.exchanges)
+}
+
+func (g *Gate) mentions(text string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.ContainsFunc(g.events, func(e string) bool { return strings.Contains(e, text) })
+}
+
+// check is the law of every session: an exchange ends exactly once.
+func (g *Gate) check(t testing.TB) {
+	t.Helper()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, x := range g.exchanges {
+		if x.ended != 1 {
+			t.Errorf("exchange %d (%s %q) was ended %d times", x.n, x.kind, x.text, x.ended)
+		}
+	}
+}
+
+// exchange records.
+type exchange struct {
+	gate  *Gate
+	n     int
+	kind  string
+	text  string
+	ended int
+}
+
+func (x *exchange) Result(fields []engine.Field) []engine.Masker {
+	maskers := make([]engine.Masker, len(fields))
+	for i, f := range fields {
+		if x.gate.Mask != nil {
+			maskers[i] = x.gate.Mask(f)
+		}
+	}
+	return maskers
+}
+
+func (x *exchange) Row(body []byte) { x.gate.note("row %q", body) }
+
+func (x *exchange) Data(dir engine.Direction, b []byte) {
+	x.gate.note("%s %q", [...]string{"up", "down"}[dir], b)
+}
+
+func (x *exchange) Text(b []byte) []byte { return x.gate.Scrub(b) }
+
+func (x *exchange) End(o engine.Outcome) {
+	x.gate.note("end %q %s %q rows=%d", x.text, o.Status, o.Tag, o.Rows)
+	x.gate.mu.Lock()
+	defer x.gate.mu.Unlock()
+	x.ended++
+}
+
+// Redact is a masker that leaves nothing.
+type Redact struct{}
+
+func (Redact) Mask([]byte) ([]byte, bool) { return []byte("[masked]"), false }
+
+func asTimeout(err error, timeout *net.Error) bool {
+	return errors.As(err, timeout) && (*timeout).Timeout()
+}
