@@ -188,20 +188,12 @@ func (s *Session) Data(request uint64, dir engine.Direction, b []byte) error {
 	return s.commitFrame(f)
 }
 
-var codes = [...]string{
-	engine.ByPolicy: "policy", engine.ByPerson: "person", engine.Expired: "expired", engine.Cancelled: "cancelled",
-	engine.Limit: "limit", engine.Unavailable: "unavailable", engine.Malformed: "malformed", engine.Misuse: "misuse",
-}
-
 // Denial records what the client is told instead of an answer; request 0 means
 // that the whole session is refused.
 func (s *Session) Denial(request uint64, d *engine.Denial) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	body := recording.Denial{Request: request, Rule: d.Rule, Reason: d.Reason, Help: d.Help}
-	if int(d.Code) < len(codes) {
-		body.Code = codes[d.Code]
-	}
+	body := recording.Denial{Request: request, Code: d.Code.String(), Rule: d.Rule, Reason: d.Reason, Help: d.Help}
 	f := s.begin(recording.KindDenial)
 	f.b = body.AppendTo(f.b)
 	s.denied++
