@@ -19,6 +19,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/postern/postern/internal/engine"
 )
 
 const (
@@ -61,15 +63,11 @@ const (
 // Done reports whether the state is final.
 func (s State) Done() bool { return s != Pending && s != Approved }
 
-// Causes with which a caller cancels the context of Submit. A context that is
-// cancelled with any other cause counts as Disconnected.
-var (
-	// ErrDisconnected: the client is gone. The approval lives on.
-	ErrDisconnected = errors.New("the client is gone")
-	// ErrWithdrawn: the client took its request back. The approval ends, unless
-	// another identical request waits for it.
-	ErrWithdrawn = errors.New("the client withdrew its request")
-)
+// ErrWithdrawn is the cause with which a protocol cancels the context of Submit
+// when the client took its request back: the approval ends, unless another
+// identical request waits for it. With any other cause the client is gone, and
+// the approval lives on.
+var ErrWithdrawn = engine.ErrWithdrawn
 
 // Errors of Submit, Approve and Deny, matched with errors.Is.
 var (

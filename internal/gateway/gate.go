@@ -21,10 +21,10 @@ type gate struct {
 	*session
 	database string
 
-	setup   *Setup // the newest that was decided by
-	policy  *policy.Policy
-	observe bool
-	memo    map[any]policy.Verdict // by engine.Request.Memo, under setup
+	setup  *Setup // the newest that was decided by
+	policy *policy.Policy
+	caller *Agent                 // under setup; nil when it is configured no more
+	memo   map[any]policy.Verdict // by engine.Request.Memo, under setup
 
 	masks *Masks
 	known *mask.Matcher // the secret of this session, nil before it was fetched
@@ -47,25 +47,30 @@ func newGate(s *session, intent *engine.Intent) *gate {
 // told to end; until they have, their requests are denied by an empty policy.
 func (g *gate) follow(setup *Setup) {
 	g.setup = setup
-	g.policy, g.observe = &policy.Policy{Name: "none"}, false
-	if a := setup.Agents[g.flow.Agent]; a != nil {
-		g.policy, g.observe = a.Policy, a.observing(g.gateway.Now())
+	g.policy, g.caller = &policy.Policy{Name: "none"}, setup.Agents[g.flow.Agent]
+	if g.caller != nil {
+		g.policy = g.caller.Policy
 	}
 	clear(g.memo)
 }
+
+// observes says whether verdicts are only recorded, which ends at a moment that
+// may lie within the session.
+func (g *gate) observes() bool { return g.caller != nil && g.caller.observing(g.gateway.Now()) }
 
 // Submit implements engine.Gate: decide, record, and wait where a person is
 // asked. When it returns an exchange, the request is on record.
 func (g *gate) Submit(ctx context.Context, r *engine.Request) (engine.Exchange, error) {
 	v := g.decide(r)
-	n, err := g.record(r, v)
+	observe := g.observes()
+	n, err := g.record(r, v, observe)
 	if err != nil {
 		return nil, g.unrecorded(err)
 	}
 	switch {
 	case r.Refused != nil:
 		return nil, g.deny(n, r.Refused)
-	case v.Action == policy.Allow || g.observe:
+	case v.Action == policy.Allow || observe:
 	case v.Action == policy.NeedsPerson:
 		if d := g.ask(ctx, n, r, v); d != nil {
 			return nil, g.deny(n, d)
@@ -121,7 +126,7 @@ func (g *gate) Would(r *engine.Request) *engine.Denial {
 	if s := g.gateway.setup.Load(); s != g.setup {
 		g.follow(s)
 	}
-	if v, sure := g.policy.Sure(g.input(r)); sure && v.Action == policy.Deny && !g.observe {
+	if v, sure := g.policy.Sure(g.input(r)); sure && v.Action == policy.Deny && !g.observes() {
 		return g.noted(r, v.Denial())
 	}
 	return nil
@@ -129,7 +134,7 @@ func (g *gate) Would(r *engine.Request) *engine.Denial {
 
 // noted puts a request that is refused before it was submitted on record.
 func (g *gate) noted(r *engine.Request, d *engine.Denial) *engine.Denial {
-	n, err := g.record(r, policy.Verdict{Action: policy.Deny, Rule: d.Rule, Reason: d.Reason})
+	n, err := g.record(r, policy.Verdict{Action: policy.Deny, Rule: d.Rule, Reason: d.Reason}, false)
 	if err != nil {
 		return g.unrecorded(err)
 	}
@@ -138,7 +143,7 @@ func (g *gate) noted(r *engine.Request, d *engine.Denial) *engine.Denial {
 
 // record puts the request and its verdict in the log, with what the detectors
 // find in it masked: the log is no place where secrets gather.
-func (g *gate) record(r *engine.Request, v policy.Verdict) (uint64, error) {
+func (g *gate) record(r *engine.Request, v policy.Verdict, observe bool) (uint64, error) {
 	logged := *r
 	logged.Text = g.maskedText(r.Text)
 	if len(r.Params) > 0 {
@@ -151,7 +156,7 @@ func (g *gate) record(r *engine.Request, v policy.Verdict) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	observed := g.observe && v.Action != policy.Allow && r.Refused == nil
+	observed := observe && v.Action != policy.Allow && r.Refused == nil
 	return n, g.log.Verdict(recording.Verdict{
 		Request: n, Action: v.Action.String(), Rule: v.Rule, Reason: v.Reason, Observed: observed,
 	})
@@ -188,6 +193,28 @@ func (g *gate) unrecorded(err error) *engine.Denial {
 
 // ask waits for people. Nil means that they said yes, once, to exactly this.
 func (g *gate) ask(ctx context.Context, n uint64, r *engine.Request, v policy.Verdict) *engine.Denial {
+	ask := g.question(n, r, v)
+	id := ""
+	ask.Notify = func(a approval.Approval) {
+		id = a.ID
+		g.log.Approval(recording.Approval{Request: n, ID: a.ID, State: string(a.State)}) //nolint:errcheck // an error is for good: the next append has it too
+		if r.Pending != nil {
+			r.Pending(engine.Pending{ID: a.ID, Rule: v.Rule, DecideBy: a.DecideBy})
+		}
+	}
+	began := g.gateway.Now()
+	decision, err := g.gateway.Approvals.Submit(ctx, ask)
+	g.gateway.Metrics.waited(g.session, g.gateway.Now().Sub(began))
+	if err := g.answered(recording.Approval{Request: n, ID: id}, decision, err); err != nil {
+		return g.unrecorded(err)
+	}
+	if err != nil {
+		return refusal(err, v)
+	}
+	return g.still(r, v)
+}
+
+func (g *gate) question(n uint64, r *engine.Request, v policy.Verdict) approval.Ask {
 	ask := approval.Ask{
 		Run: g.flow.Run, Agent: g.flow.Agent, Target: g.target.Name,
 		Form: r.Kind, Text: r.Text, Context: g.database + " " + r.Context,
@@ -200,41 +227,51 @@ func (g *gate) ask(ctx context.Context, n uint64, r *engine.Request, v policy.Ve
 	for _, e := range r.Effects {
 		ask.Effects = append(ask.Effects, e.Verb+" "+e.Object)
 	}
-	id := ""
-	ask.Notify = func(a approval.Approval) {
-		id = a.ID
-		g.log.Approval(recording.Approval{Request: n, ID: a.ID, State: string(a.State)}) //nolint:errcheck // checked below
-		if r.Pending != nil && a.State == approval.Pending {
-			r.Pending(engine.Pending{ID: a.ID, Rule: v.Rule, DecideBy: a.DecideBy})
-		}
-	}
-	began := g.gateway.Now()
-	decision, err := g.gateway.Approvals.Submit(ctx, ask)
-	g.gateway.Metrics.waited(g.session, g.gateway.Now().Sub(began))
-	note := recording.Approval{Request: n, ID: id, State: string(approval.Consumed)}
-	d := (*engine.Denial)(nil)
+	return ask
+}
+
+// answered puts on record what came of an approval: a note per vote, so that
+// each approver is named. Where a limit kept an approval from being made there
+// is nothing to note, and the denial says it.
+func (g *gate) answered(note recording.Approval, decision approval.Decision, err error) error {
 	if err == nil {
+		note.ID, note.State = decision.ID, string(approval.Approved)
 		for _, vote := range decision.Votes {
 			note.Approver, note.Reason = vote.By, vote.Reason
+			if err := g.log.Approval(note); err != nil {
+				return err
+			}
 		}
-	} else {
-		d = refusal(err, v)
-		note.State = stateOf(err)
-		var no *approval.Refusal
-		if errors.As(err, &no) {
-			note.Approver, note.Reason = no.By, no.Reason
+		return g.log.Approval(recording.Approval{Request: note.Request, ID: note.ID, State: string(approval.Consumed)})
+	}
+	var no *approval.Refusal
+	if errors.As(err, &no) {
+		note.ID, note.Approver, note.Reason = no.ID, no.By, no.Reason
+	}
+	if note.ID == "" {
+		return g.log.Err()
+	}
+	note.State = stateOf(err)
+	return g.log.Approval(note)
+}
+
+// still asks again when the policy changed while people thought: what it denies
+// now stays denied, and where it asks others, these have not said yes.
+func (g *gate) still(r *engine.Request, v policy.Verdict) *engine.Denial {
+	if g.gateway.setup.Load() == g.setup {
+		return nil
+	}
+	again := g.decide(r)
+	switch {
+	case again.Action == policy.Deny:
+		return again.Denial()
+	case again.Action == policy.NeedsPerson && (again.Rule != v.Rule || !slices.Equal(again.Approvers, v.Approvers)):
+		return &engine.Denial{
+			Code: engine.Expired, Rule: again.Rule, Reason: "the policy changed while the request waited, and asks others now",
+			Help: "send the same request again to ask them",
 		}
 	}
-	if err := g.log.Approval(note); err != nil {
-		return g.unrecorded(err)
-	}
-	if d == nil && g.gateway.setup.Load() != g.setup {
-		// The policy changed while people thought: what it denies now stays denied.
-		if again := g.decide(r); again.Action == policy.Deny {
-			return again.Denial()
-		}
-	}
-	return d
+	return nil
 }
 
 func stateOf(err error) string {
@@ -243,8 +280,10 @@ func stateOf(err error) string {
 		return string(approval.Denied)
 	case errors.Is(err, approval.ErrExpired):
 		return string(approval.Expired)
-	case errors.Is(err, engine.ErrWithdrawn):
+	case errors.Is(err, approval.ErrWithdrawn):
 		return string(approval.Withdrawn)
+	case errors.Is(err, approval.ErrConsumed):
+		return string(approval.Consumed)
 	}
 	return string(approval.Pending)
 }
@@ -262,7 +301,7 @@ func refusal(err error, v policy.Verdict) *engine.Denial {
 	case errors.Is(err, approval.ErrExpired):
 		d.Code, d.Reason = engine.Expired, fmt.Sprintf("nobody decided within %s", v.Within)
 		d.Help = "send the same request again to ask again"
-	case errors.Is(err, engine.ErrWithdrawn):
+	case errors.Is(err, approval.ErrWithdrawn):
 		d.Code, d.Reason = engine.Cancelled, "cancelled while it waited for approval"
 	case errors.Is(err, engine.ErrGone), errors.Is(err, context.Canceled):
 		d.Code, d.Reason = engine.Cancelled, "the client left while the request waited for approval"

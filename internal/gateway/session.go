@@ -54,7 +54,9 @@ func (g *Gateway) begin(ctx context.Context, conn net.Conn, flow engine.Flow) (*
 		return nil, fmt.Errorf("agent %q is not configured", flow.Agent)
 	}
 	s.target = setup.target(flow)
+	s.ctx, s.cancel = context.WithCancelCause(ctx)
 	if d := g.enter(s, setup.Limits); d != nil {
+		s.cancel(d)
 		return nil, d
 	}
 	meta := record.Meta{Flow: flow, Generation: setup.Generation, ConfigHash: setup.Hash}
@@ -64,10 +66,16 @@ func (g *Gateway) begin(ctx context.Context, conn net.Conn, flow engine.Flow) (*
 	var err error
 	if s.log, err = g.Store.Session(meta); err != nil {
 		g.leave(s)
+		s.cancel(err)
 		return nil, fmt.Errorf("open the recording: %w", err)
 	}
-	s.ctx, s.cancel = context.WithCancelCause(ctx)
 	g.Metrics.began(s)
+	if newest := g.setup.Load(); newest != setup {
+		// That reload may have gone through the sessions before this one was in.
+		if d := s.outdated(newest); d != nil {
+			s.cancel(d)
+		}
+	}
 	return s, nil
 }
 
@@ -80,11 +88,9 @@ func (s *session) end() {
 	}
 	s.cancel(nil)
 	s.client.Close()
+	s.hangUp()
 	in, out := s.client.Counters()
-	text := ""
-	if s.err != nil {
-		text = s.err.Error()
-	}
+	text := s.errorText()
 	if err := s.log.Close(record.End{Error: text, Up: uint64(in), Down: uint64(out)}); err != nil {
 		s.gateway.Log.Error("close the recording", "session", s.flow.Session, "error", err)
 	}
@@ -92,6 +98,27 @@ func (s *session) end() {
 	s.gateway.Metrics.ended(s, in, out)
 	s.gateway.Log.Info("session ended", "session", s.flow.Session, "agent", s.flow.Agent,
 		"target", s.targetName(), "duration", s.gateway.Now().Sub(s.began).Round(time.Millisecond), "error", text)
+}
+
+// hangUp closes the upstream, which a protocol that panicked has left open.
+func (s *session) hangUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.upstream != nil {
+		s.upstream.Close()
+	}
+}
+
+// errorText is why the session ended. What an upstream said may be quoted in
+// it, and an upstream may quote the login.
+func (s *session) errorText() string {
+	switch {
+	case s.err == nil:
+		return ""
+	case s.gate == nil:
+		return s.err.Error()
+	}
+	return string(s.gate.mask([]byte(s.err.Error())))
 }
 
 func (s *session) targetName() string {
@@ -135,12 +162,17 @@ func (s *session) engine(p engine.Protocol) (engine.Engine, error) {
 	return e, nil
 }
 
-// greet bounds the time a silent client may take.
+// greet bounds the time a silent client may take. A session that is ended from
+// outside does not wait for it.
 func (s *session) greet(e engine.Engine) (*engine.Intent, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.setup.Limits.Handshake)
 	defer cancel()
 	s.client.SetDeadline(time.Now().Add(s.setup.Limits.Handshake))
+	stop := context.AfterFunc(s.ctx, func() { s.client.SetDeadline(time.Unix(1, 0)) })
 	intent, err := e.Greet(ctx, s.client)
+	if !stop() {
+		err = context.Cause(s.ctx)
+	}
 	if err != nil {
 		var d *engine.Denial
 		if errors.As(err, &d) && d.Code == engine.Misuse {
@@ -165,17 +197,19 @@ func (s *session) admit(intent *engine.Intent) *engine.Denial {
 		return nil
 	}
 	d := v.Denial()
-	s.fail(d) //nolint:errcheck // it is d
+	s.fail(d)                                                      //nolint:errcheck // it is d
+	s.client.SetDeadline(time.Now().Add(s.setup.Limits.Handshake)) // for the last words
 	return d
 }
 
 // relay runs the protocol until one side ends.
 func (s *session) relay(e engine.Engine) {
-	if err := e.Relay(s.ctx, s.client, s, s.gate); err != nil {
-		if cause := context.Cause(s.ctx); cause != nil {
-			err = cause
-		}
-		s.fail(fmt.Errorf("relay: %w", err))
+	err := e.Relay(s.ctx, s.client, s, s.gate)
+	if cause := context.Cause(s.ctx); cause != nil {
+		err = cause // the relay only notices that its connections are closed
+	}
+	if err != nil {
+		s.fail(fmt.Errorf("relay: %w", err)) //nolint:errcheck // it is the last step
 	}
 }
 
