@@ -41,7 +41,7 @@ var largeBuffers = sync.Pool{New: func() any { b := make([]byte, largeBuffer); r
 type Conn struct {
 	raw net.Conn // the socket
 	now net.Conn // what is read and written: raw, or TLS over it
-	tls *tls.Conn
+	tls atomic.Pointer[tls.Conn]
 
 	buf   []byte  // the window's storage
 	large *[]byte // buf's owner when it came from the pool
@@ -70,28 +70,36 @@ func (c *Conn) Read(p []byte) (int, error) {
 // Buffered returns the unread bytes, valid until the next call that reads.
 func (c *Conn) Buffered() []byte { return c.buf[c.r:c.w] }
 
-// Discard drops n buffered bytes; n is at most len(Buffered()). The buffer goes
-// back to the pool when it runs empty.
+// Discard drops n buffered bytes; n is at most len(Buffered()). A buffer beyond
+// the smallest is given back when it runs empty.
 func (c *Conn) Discard(n int) {
 	c.r += n
 	if c.r < c.w {
 		return
 	}
 	c.r, c.w = 0, 0
+	if len(c.buf) > smallBuffer {
+		c.release()
+		c.buf = nil
+	}
+}
+
+// release gives buf back to the pool if that is where it came from.
+func (c *Conn) release() {
 	if c.large != nil {
 		largeBuffers.Put(c.large)
-		c.large, c.buf = nil, nil
+		c.large = nil
 	}
 }
 
 // Fill reads once, blocking, behind the bytes that are buffered already, and
-// returns all of them. It makes room up to limit bytes; with limit bytes
-// buffered it returns ErrTooLong, having read nothing.
+// returns all of them, limit bytes at most. With limit bytes buffered it returns
+// ErrTooLong, having read nothing.
 func (c *Conn) Fill(limit int) ([]byte, error) {
 	if err := c.room(limit); err != nil {
 		return c.Buffered(), err
 	}
-	n, err := c.now.Read(c.buf[c.w:])
+	n, err := c.now.Read(c.buf[c.w:min(len(c.buf), c.r+limit)])
 	c.in.Add(int64(n))
 	c.w += n
 	if n == 0 && err == nil {
@@ -121,25 +129,20 @@ func (c *Conn) room(limit int) error {
 		c.r, c.w = 0, have
 		return nil
 	}
-	grown := c.grow(have, limit)
+	grown, pooled := c.grow(have, limit)
 	copy(grown, c.buf[c.r:c.w])
-	if c.large != nil && len(*c.large) == largeBuffer && &(*c.large)[0] != &grown[0] {
-		largeBuffers.Put(c.large)
-	}
-	if len(grown) == largeBuffer {
-		c.large = &grown
-	} else {
-		c.large = nil
-	}
-	c.buf, c.r, c.w = grown, 0, have
+	c.release()
+	c.buf, c.large, c.r, c.w = grown, pooled, 0, have
 	return nil
 }
 
-func (c *Conn) grow(have, limit int) []byte {
+// grow returns more room than have bytes need, and its owner if it is pooled.
+func (c *Conn) grow(have, limit int) ([]byte, *[]byte) {
 	if have < largeBuffer/2 {
-		return *largeBuffers.Get().(*[]byte)
+		b := largeBuffers.Get().(*[]byte)
+		return *b, b
 	}
-	return make([]byte, min(max(have*2, largeBuffer*2), max(limit, have+1)))
+	return make([]byte, min(max(have*2, largeBuffer*2), max(limit, have+1))), nil
 }
 
 // Peek returns the next n bytes without consuming them, reading as needed.
@@ -188,7 +191,7 @@ func (c *Conn) StartTLSClient(ctx context.Context, cfg *tls.Config) error {
 // peeked at the ClientHello. A server that has *answered* a plaintext upgrade
 // request checks NothingBuffered before its answer.
 func (c *Conn) startTLS(ctx context.Context, side func(net.Conn) *tls.Conn) error {
-	if c.tls != nil {
+	if c.tls.Load() != nil {
 		return errors.New("TLS is already on")
 	}
 	early := append([]byte(nil), c.Buffered()...)
@@ -201,7 +204,8 @@ func (c *Conn) startTLS(ctx context.Context, side func(net.Conn) *tls.Conn) erro
 	if err := t.HandshakeContext(ctx); err != nil {
 		return fmt.Errorf("TLS handshake: %w", err)
 	}
-	c.tls, c.now = t, t
+	c.now = t
+	c.tls.Store(t)
 	return nil
 }
 
@@ -215,10 +219,11 @@ func (c *Conn) NothingBuffered() error {
 
 // TLS returns the state of the TLS connection, nil without one.
 func (c *Conn) TLS() *tls.ConnectionState {
-	if c.tls == nil {
+	t := c.tls.Load()
+	if t == nil {
 		return nil
 	}
-	s := c.tls.ConnectionState()
+	s := t.ConnectionState()
 	return &s
 }
 
@@ -233,8 +238,8 @@ func (c *Conn) SetWriteDeadline(t time.Time) error { return c.raw.SetWriteDeadli
 
 // Close closes the connection; with TLS it tries to say goodbye first.
 func (c *Conn) Close() error {
-	if c.tls != nil {
-		return c.tls.Close()
+	if t := c.tls.Load(); t != nil {
+		return t.Close()
 	}
 	return c.raw.Close()
 }
