@@ -111,4 +111,3 @@ func randomText(n int) string {
 	}
 	return string(out)
 }
-

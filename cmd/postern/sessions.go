@@ -138,7 +138,9 @@ func (p *player) show(e recording.Event) error {
 		p.began = e.Time
 	}
 	at := p.dim(fmt.Sprintf("%9.3fs", e.Time.Sub(p.began).Seconds()))
-	say := func(mark, format string, args ...any) { fmt.Fprintf(p, "%s  %s %s\n", at, mark, fmt.Sprintf(format, args...)) }
+	say := func(mark, format string, args ...any) {
+		fmt.Fprintf(p, "%s  %s %s\n", at, mark, fmt.Sprintf(format, args...))
+	}
 	switch b := e.Body.(type) {
 	case *recording.Opened:
 		say("──", "agent %s (%s, pid %d, uid %d) → %s, target %s", b.Agent, safe(b.Comm), b.PID, b.UID, hostOf(b), b.Target)
