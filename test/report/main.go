@@ -1,10 +1,11 @@
 // Command report runs suites of Go tests and ends with one line that says how
 // it went:
 //
-//	go run ./test/report [-fuzz DURATION] 'DIRECTORY ARGUMENTS...' ...
+//	go run ./test/report [-step COMMAND]... [-fuzz DURATION] 'DIRECTORY ARGUMENTS...' ...
 //
 // Each argument is one suite: the directory of a module, then what `go test`
-// gets. With -fuzz it fuzzes every fuzz target that the suites have, each for
+// gets. Each step is a command that runs before them and counts as one test
+// (a build, a linter). With -fuzz it fuzzes every fuzz target that the suites have, each for
 // so long. It prints a line per package, what failing tests said, what was
 // skipped and why, and last `N passed, N failed`. It fails when a test fails,
 // when no test ran, and as root when one was skipped: root has all that the
@@ -26,8 +27,13 @@ import (
 
 func main() {
 	fuzz := flag.Duration("fuzz", 0, "fuzz every target for this long instead of testing")
+	var steps []string
+	flag.Func("step", "a command that has to succeed, before the tests", func(s string) error {
+		steps = append(steps, s)
+		return nil
+	})
 	flag.Usage = func() {
-		fmt.Fprintln(os.Stderr, "usage: report [-fuzz DURATION] 'DIRECTORY GO-TEST-ARGUMENTS...' ...")
+		fmt.Fprintln(os.Stderr, "usage: report [-step COMMAND]... [-fuzz DURATION] 'DIRECTORY GO-TEST-ARGUMENTS...' ...")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -44,12 +50,33 @@ func main() {
 		}
 	}
 	t := newTally(os.Stdout)
+	for _, s := range steps {
+		t.step(s)
+	}
 	for _, s := range suites {
 		s.run(t)
 	}
 	if !t.summary(os.Getuid() == 0) {
 		os.Exit(1)
 	}
+}
+
+// step runs a command and shows what it says only when it fails.
+func (t *tally) step(command string) {
+	start := time.Now()
+	fields := strings.Fields(command)
+	if len(fields) == 0 {
+		return
+	}
+	verdict := "ok  "
+	said, err := exec.Command(fields[0], fields[1:]...).CombinedOutput()
+	if err != nil {
+		verdict = "FAIL"
+		t.fail(command, fmt.Sprintf("%s%v", said, err))
+	} else {
+		t.steps++
+	}
+	fmt.Fprintf(t.out, "%s %s %.1fs\n", verdict, command, time.Since(start).Seconds())
 }
 
 // suite is one call of `go test`.

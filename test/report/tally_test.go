@@ -115,6 +115,19 @@ func TestBuildFailureSaysWhy(t *testing.T) {
 	}
 }
 
+func TestSteps(t *testing.T) {
+	var out strings.Builder
+	tally := newTally(&out)
+	tally.step("true")
+	if tally.summary(false) || !strings.HasSuffix(out.String(), "\n1 passed, 1 failed\n") {
+		t.Errorf("a step is not a test:\n%s", out.String())
+	}
+	tally.step("ls /nowhere")
+	if tally.summary(false) || !strings.Contains(out.String(), "FAIL ls /nowhere\nls: ") {
+		t.Errorf("report:\n%s", out.String())
+	}
+}
+
 func TestParseSuites(t *testing.T) {
 	suites := parseSuites([]string{". -race ./...", "", "test/e2e ./..."})
 	if len(suites) != 2 || suites[0].String() != ".: go test -race ./..." || suites[1].directory != "test/e2e" {

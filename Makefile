@@ -1,0 +1,105 @@
+# `make` alone lists the targets. Every target that tests ends with a line
+# "N passed, N failed", and fails when a test fails or none ran.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.SUFFIXES:
+
+# The PATH of root under sudo may lack Go.
+export PATH := $(PATH):/usr/local/go/bin:/usr/sbin
+
+# Git refuses a tree of another owner, and Go then refuses to build in it.
+export GIT_CONFIG_COUNT := 1
+export GIT_CONFIG_KEY_0 := safe.directory
+export GIT_CONFIG_VALUE_0 := *
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+FUZZTIME ?= 20s
+
+VERSION_FLAG := -X github.com/postern/postern/internal/version.Number=$(VERSION)
+GENERATED := bpf/postern_bpfel.go bpf/postern_bpfel.o
+# Heavy tests are modules of their own; test/tools has no code.
+MODULES := $(filter-out test/tools,$(patsubst %/go.mod,%,$(wildcard test/*/go.mod)))
+REPORT = go run ./test/report
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: setup
+setup: ## install the packages that building and testing use (Debian 12, as root)
+	@test/tools/setup
+
+.PHONY: build
+build: ## build/posternd, postern, postern-guard and postern-sqlparse, all static
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(VERSION_FLAG)' -o build/ ./cmd/posternd ./cmd/postern ./cmd/postern-guard
+	@echo 'postern-sqlparse: the first build compiles the grammar of PostgreSQL and takes minutes'
+	CGO_ENABLED=1 go build -trimpath -tags netgo,osusergo -ldflags '$(VERSION_FLAG) -extldflags -static' -o build/ ./cmd/postern-sqlparse
+	@! readelf -l build/posternd build/postern build/postern-guard build/postern-sqlparse | grep 'program interpreter'
+
+.PHONY: generate
+generate: setup ## regenerate the kernel objects (clang-14) and the lists of dependencies
+	go generate ./bpf
+	go test -count=1 -run '^TestDependencies$$' ./internal/archtest -update
+
+.PHONY: demo
+demo: build ## a database, a gateway and an agent on this machine, explained as they run
+	go run ./test/demo
+
+# Steps of check and test; a failed one does not hide the others.
+.PHONY: generated
+generated:
+	@before=$$(sha256sum $(GENERATED)); go generate ./bpf; \
+	if [ "$$before" != "$$(sha256sum $(GENERATED))" ]; then \
+		echo 'the generated files in bpf/ were not those of the sources; they are now: commit them' >&2; exit 1; fi
+
+.PHONY: vet
+vet:
+	go vet -tags qemu ./...
+	@for m in $(MODULES); do echo "vet $$m"; (cd $$m && go vet ./...); done
+
+.PHONY: lint
+lint: build/tools/golangci-lint
+	build/tools/golangci-lint run ./...
+	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && ../../build/tools/golangci-lint run ./...); done
+
+STATIC = -step 'make generated' -step 'make vet' -step 'make lint'
+
+.PHONY: check
+check: setup ## what every commit passes: generated files, vet, linters, unit tests with -race
+	@$(REPORT) $(STATIC) '. -race ./...'
+
+.PHONY: test
+test: setup ## everything: check, the kernel programs (as root), real servers and clients
+	@$(REPORT) -step 'make build' $(STATIC) '. -race ./...' $(foreach m,$(MODULES),'$m ./...')
+
+.PHONY: test-bypass
+test-bypass: build setup ## the ways out that must stay closed (as root)
+	@$(REPORT) 'test/bypass -count=1 ./...'
+
+.PHONY: test-kernels
+test-kernels: setup ## the kernel programs on Linux 5.10, 6.1 and 6.12, in QEMU
+	@test/kernel/fetch 5.10
+	@test/kernel/fetch 6.1 6.12 || echo 'newer kernels cannot be fetched: not all are tested'
+	@$(REPORT) '. -count=1 -tags=qemu ./test/kernel'
+
+.PHONY: fuzz
+fuzz: ## every fuzz target, FUZZTIME (20s) each
+	@$(REPORT) -fuzz $(FUZZTIME) '. ./...' $(foreach m,$(MODULES),'$m ./...')
+
+.PHONY: bench
+bench: build setup ## what the gateway costs, beside a direct connection
+	go run -C test/bench .
+
+.PHONY: bench-postgres
+bench-postgres: build setup ## pgbench: direct, through pgbouncer, through the gateway
+	go run -C test/bench . postgres
+
+.PHONY: clean
+clean: ## remove build/, kernels and tools included
+	rm -rf build
+
+# The tools take minutes to build, so they are kept.
+build/tools/golangci-lint: test/tools/go.mod test/tools/go.sum
+	cd test/tools && go build -o ../../build/tools/ tool
+	@touch build/tools/*
