@@ -32,8 +32,10 @@ type Opened struct {
 	Journal    Hash           `json:"journal"`     // of the journal frame that announced this file
 }
 
+// Kind implements Body.
 func (*Opened) Kind() Kind { return KindOpened }
 
+// AppendTo implements Body.
 func (o *Opened) AppendTo(dst []byte) []byte {
 	dst = appendString(dst, o.Session)
 	dst = appendString(dst, o.Agent)
@@ -81,8 +83,10 @@ type Pair struct {
 	Value string `json:"value"`
 }
 
+// Kind implements Body.
 func (*Intent) Kind() Kind { return KindIntent }
 
+// AppendTo implements Body.
 func (i *Intent) AppendTo(dst []byte) []byte {
 	dst = appendString(dst, i.Purpose)
 	dst = appendString(dst, i.User)
@@ -110,8 +114,10 @@ type Upstream struct {
 	Took     time.Duration `json:"took_ns"`
 }
 
+// Kind implements Body.
 func (*Upstream) Kind() Kind { return KindUpstream }
 
+// AppendTo implements Body.
 func (u *Upstream) AppendTo(dst []byte) []byte {
 	dst = appendString(dst, u.Address)
 	dst = appendString(dst, u.TLS)
@@ -147,8 +153,10 @@ type Effect struct {
 	Object string `json:"object,omitempty"`
 }
 
+// Kind implements Body.
 func (*Request) Kind() Kind { return KindRequest }
 
+// AppendTo implements Body.
 func (r *Request) AppendTo(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, r.ID)
 	dst = appendString(dst, r.Form)
@@ -188,8 +196,10 @@ type Verdict struct {
 	Observed bool   `json:"observed,omitempty"` // it would have been so: the agent is in observe mode
 }
 
+// Kind implements Body.
 func (*Verdict) Kind() Kind { return KindVerdict }
 
+// AppendTo implements Body.
 func (v *Verdict) AppendTo(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, v.Request)
 	dst = appendString(dst, v.Action)
@@ -211,8 +221,10 @@ type Approval struct {
 	Reason   string `json:"reason,omitempty"`
 }
 
+// Kind implements Body.
 func (*Approval) Kind() Kind { return KindApproval }
 
+// AppendTo implements Body.
 func (a *Approval) AppendTo(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, a.Request)
 	dst = appendString(dst, a.ID)
@@ -240,8 +252,10 @@ type Field struct {
 	Binary   bool   `json:"binary,omitempty"`
 }
 
+// Kind implements Body.
 func (*Fields) Kind() Kind { return KindFields }
 
+// AppendTo implements Body.
 func (f *Fields) AppendTo(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, f.Request)
 	dst = binary.AppendUvarint(dst, uint64(len(f.Fields)))
@@ -269,8 +283,10 @@ type Rows struct {
 	Body    []byte // rows in the form of the format, each with its length before it
 }
 
+// Kind implements Body.
 func (*Rows) Kind() Kind { return KindRows }
 
+// AppendTo implements Body.
 func (r *Rows) AppendTo(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, r.Request)
 	return appendBytes(dst, r.Body)

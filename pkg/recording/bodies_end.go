@@ -12,8 +12,10 @@ type Data struct {
 	Bytes     Bytes  `json:"bytes"`
 }
 
+// Kind implements Body.
 func (*Data) Kind() Kind { return KindData }
 
+// AppendTo implements Body.
 func (s *Data) AppendTo(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, s.Request)
 	dst = appendString(dst, s.Direction)
@@ -31,8 +33,10 @@ type Denial struct {
 	Help    string `json:"help,omitempty"`
 }
 
+// Kind implements Body.
 func (*Denial) Kind() Kind { return KindDenial }
 
+// AppendTo implements Body.
 func (n *Denial) AppendTo(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, n.Request)
 	dst = appendString(dst, n.Code)
@@ -55,8 +59,10 @@ type Outcome struct {
 	Took    time.Duration `json:"took_ns"`
 }
 
+// Kind implements Body.
 func (*Outcome) Kind() Kind { return KindOutcome }
 
+// AppendTo implements Body.
 func (o *Outcome) AppendTo(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, o.Request)
 	dst = appendString(dst, o.Status)
@@ -81,8 +87,10 @@ type End struct {
 	Down     uint64 `json:"bytes_down"`
 }
 
+// Kind implements Body.
 func (*End) Kind() Kind { return KindEnd }
 
+// AppendTo implements Body.
 func (e *End) AppendTo(dst []byte) []byte {
 	dst = appendString(dst, e.Error)
 	for _, v := range [...]uint64{e.Requests, e.Denied, e.Rows, e.Up, e.Down} {

@@ -122,5 +122,8 @@ type Unknown struct {
 	Payload Bytes `json:"payload"`
 }
 
-func (u *Unknown) Kind() Kind                 { return u.Of }
+// Kind implements Body.
+func (u *Unknown) Kind() Kind { return u.Of }
+
+// AppendTo implements Body.
 func (u *Unknown) AppendTo(dst []byte) []byte { return append(dst, u.Payload...) }

@@ -25,8 +25,8 @@ const (
 type FileType uint8
 
 const (
-	SessionFile FileType = 1
-	JournalFile FileType = 2
+	SessionFile FileType = 1 // of one session
+	JournalFile FileType = 2 // of the host, which binds the sessions together
 )
 
 // Hash is a link of the chain.

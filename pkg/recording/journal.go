@@ -13,8 +13,10 @@ type Started struct {
 	Note           string `json:"note,omitempty"`  // why a new journal was begun
 }
 
+// Kind implements Body.
 func (*Started) Kind() Kind { return KindStarted }
 
+// AppendTo implements Body.
 func (s *Started) AppendTo(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, s.Sequence)
 	dst = appendString(dst, s.Host)
@@ -39,8 +41,10 @@ type SessionOpened struct {
 	Genesis  Hash   `json:"genesis"` // of the session file
 }
 
+// Kind implements Body.
 func (*SessionOpened) Kind() Kind { return KindSessionOpened }
 
+// AppendTo implements Body.
 func (s *SessionOpened) AppendTo(dst []byte) []byte {
 	dst = appendString(dst, s.Session)
 	dst = appendString(dst, s.Path)
@@ -74,8 +78,10 @@ type SessionClosed struct {
 	Note    string `json:"note,omitempty"`
 }
 
+// Kind implements Body.
 func (*SessionClosed) Kind() Kind { return KindSessionClosed }
 
+// AppendTo implements Body.
 func (s *SessionClosed) AppendTo(dst []byte) []byte {
 	dst = appendString(dst, s.Session)
 	dst = appendString(dst, s.How)
@@ -96,8 +102,10 @@ type SessionRemoved struct {
 	Reason  string `json:"reason"`
 }
 
+// Kind implements Body.
 func (*SessionRemoved) Kind() Kind { return KindSessionRemoved }
 
+// AppendTo implements Body.
 func (s *SessionRemoved) AppendTo(dst []byte) []byte {
 	return appendString(appendString(dst, s.Session), s.Reason)
 }
@@ -107,6 +115,9 @@ func (s *SessionRemoved) parse(d *decoder) { s.Session, s.Reason = d.string(), d
 // Stopped is the journal's event for an orderly stop of the daemon.
 type Stopped struct{}
 
-func (*Stopped) Kind() Kind                 { return KindStopped }
+// Kind implements Body.
+func (*Stopped) Kind() Kind { return KindStopped }
+
+// AppendTo implements Body.
 func (*Stopped) AppendTo(dst []byte) []byte { return dst }
 func (*Stopped) parse(*decoder)             {}

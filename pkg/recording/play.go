@@ -18,8 +18,8 @@ const maxPause = 5 * time.Second
 // an error of f or of the recording, or at the end of what is written, which is
 // no error.
 func Play(ctx context.Context, r *Reader, speed float64, f func(Event) error) error {
-	if speed < 0 {
-		return fmt.Errorf("a speed of %g is backwards", speed)
+	if !(speed >= 0) { // NaN too
+		return fmt.Errorf("%g is no speed: 1 is the pace it had, 0 shows all at once", speed)
 	}
 	var last time.Time
 	for {
@@ -30,8 +30,12 @@ func Play(ctx context.Context, r *Reader, speed float64, f func(Event) error) er
 		if err != nil {
 			return err
 		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if speed > 0 && !last.IsZero() {
-			pause := min(time.Duration(float64(ev.Time.Sub(last))/speed), maxPause)
+			// Bounded as a float: a slow speed makes more than a Duration holds.
+			pause := time.Duration(min(float64(ev.Time.Sub(last))/speed, float64(maxPause)))
 			timer := time.NewTimer(pause)
 			select {
 			case <-timer.C:

@@ -184,6 +184,12 @@ func (v *verifier) readOn(previous *Reader) error {
 // link checks that a journal continues the one before it.
 func (v *verifier) link(name string, ev Event, previous *Reader) {
 	s, ok := ev.Body.(*Started)
+	if previous != nil {
+		// A start cuts off what a killed daemon left before it begins another.
+		if t, err := previous.Tail(); err == nil && t.Used > 0 && previous.broken == nil {
+			v.problem(Altered, filepath.Base(previous.path), "", "%d bytes follow its end", t.Used)
+		}
+	}
 	switch {
 	case !ok:
 		v.problem(Altered, name, "", "the journal does not begin with its start")
@@ -257,9 +263,9 @@ func (v *verifier) file(path, rel string, e *entry) error {
 	return nil
 }
 
-// stray deals with a file that the journal does not know. One without events
-// is what a daemon leaves that is killed between making the file and
-// announcing it.
+// stray deals with a file that the journal does not know. One without events,
+// or of zeros alone, is what a daemon leaves that is killed between making the
+// file and announcing it.
 func (v *verifier) stray(r *Reader, err error, rel string) error {
 	if err == nil {
 		defer r.Close()
@@ -268,9 +274,32 @@ func (v *verifier) stray(r *Reader, err error, rel string) error {
 				return nil
 			}
 		}
+	} else if blank(filepath.Join(v.dir, rel)) {
+		return nil
 	}
 	v.problem(Stray, rel, "", "the journal does not know this file")
 	return nil
+}
+
+// blank reports whether a file holds no byte but zeros.
+func blank(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	b := make([]byte, readAhead)
+	for {
+		n, err := f.Read(b)
+		for _, c := range b[:n] {
+			if c != 0 {
+				return false
+			}
+		}
+		if err != nil {
+			return err == io.EOF
+		}
+	}
 }
 
 // events reads all of them and returns the *BrokenError that it ended with, if any.
