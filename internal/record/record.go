@@ -58,6 +58,7 @@ type Options struct {
 	AgentBytes int64      // quota per agent; 0 is DefaultAgentBytes
 	Host       string     // the host's name, for the journal
 	Now        func() time.Time
+	maxJournal int64 // 0 is the constant; for tests
 }
 
 // Store is a directory of recordings. One process at a time has it open.
@@ -95,6 +96,9 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	if o.AgentBytes == 0 {
 		o.AgentBytes = DefaultAgentBytes
+	}
+	if o.maxJournal == 0 {
+		o.maxJournal = maxJournal
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/postern/postern/pkg/recording"
+	"golang.org/x/sys/unix"
 )
 
 // maxJournal is when a start begins a new journal file, so that no single one
@@ -91,8 +92,8 @@ func readJournal(path string, each func(recording.Event)) (*recording.Reader, er
 // continueJournal opens the last journal behind its last event, or begins a new
 // one that links to it.
 func (s *Store) continueJournal(paths []string, last *recording.Reader, broken error) error {
-	started := recording.Started{Sequence: uint64(max(len(paths), 1)), Host: s.opts.Host, PID: uint32(os.Getpid())}
-	if len(paths) > 0 && broken == nil && last.Offset() < maxJournal {
+	started := recording.Started{Sequence: newest(paths), Host: s.opts.Host, PID: uint32(os.Getpid())}
+	if len(paths) > 0 && broken == nil && last.Offset() < s.opts.maxJournal {
 		l, err := reopenLog(paths[len(paths)-1], last, free, journalExtent)
 		if err != nil {
 			return fmt.Errorf("continue the journal: %w", err)
@@ -107,6 +108,11 @@ func (s *Store) continueJournal(paths []string, last *recording.Reader, broken e
 	}
 	if broken != nil {
 		started.Note = "the journal before is damaged: " + broken.Error()
+	} else if last != nil {
+		// What a killed writer left behind the last event goes, as in reopenLog.
+		if err := os.Truncate(paths[len(paths)-1], last.Offset()); err != nil {
+			return fmt.Errorf("end a journal: %w", err)
+		}
 	}
 	if last != nil {
 		started.Previous, started.PreviousLength = last.Head(), uint64(last.Offset())
@@ -123,10 +129,25 @@ func (s *Store) continueJournal(paths []string, last *recording.Reader, broken e
 	if _, err := s.say(&started); err != nil {
 		return errors.Join(err, l.discard())
 	}
-	if err := os.Rename(path+".new", path); err != nil {
+	// Never in the place of another, whatever became of the journals' numbers.
+	if err := unix.Renameat2(unix.AT_FDCWD, path+".new", unix.AT_FDCWD, path, unix.RENAME_NOREPLACE); err != nil {
 		return errors.Join(fmt.Errorf("begin a journal: %w", err), l.discard())
 	}
 	return nil
+}
+
+// newest is the number of the last journal, 1 when there is none. It is taken
+// from the names: should one have been deleted, a count of them would be the
+// number of another.
+func newest(paths []string) uint64 {
+	number := uint64(max(len(paths), 1))
+	for _, path := range paths {
+		var n uint64
+		if _, err := fmt.Sscanf(filepath.Base(path), "journal-%d.rec", &n); err == nil {
+			number = max(number, n)
+		}
+	}
+	return number
 }
 
 // free is the budget of journals: they are small, and without one there would
