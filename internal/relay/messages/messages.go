@@ -5,7 +5,8 @@
 //
 // Start with Session.Run. Two goroutines copy, one per direction; what they
 // share is the codec's state, under one lock that is never held across I/O or
-// while a request waits for a person.
+// while a request waits for a person. The one that reads the upstream never
+// writes to it: an upstream that is busy answering may not be reading.
 package messages
 
 import (
@@ -90,6 +91,7 @@ type Session struct {
 
 	writeUp, writeDown sync.Mutex // serialise flushes, in the order of out; taken before mu
 	ended              bool       // the client said goodbye; owned by the client's goroutine
+	injections         sync.WaitGroup
 }
 
 // Run relays until one side ends, ctx is cancelled or a limit is hit. A ctx
@@ -111,6 +113,7 @@ func (s *Session) Run(ctx context.Context) error {
 	s.part(err)
 	cancel(engine.ErrGone) // a request that waits waits no longer
 	err = first(<-requests, err)
+	s.injections.Wait()
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,10 +122,12 @@ func (s *Session) Run(ctx context.Context) error {
 }
 
 // part closes both ends after one of them is done. A client's goodbye has been
-// forwarded; the upstream closes by itself then and its last words still pass.
+// forwarded; the upstream closes by itself then and its last words still pass,
+// to a client that may not wait for them.
 func (s *Session) part(err error) {
 	if err == nil && s.ended {
 		s.Upstream.SetReadDeadline(time.Now().Add(goodbyeTimeout))
+		s.Client.SetWriteDeadline(time.Now().Add(goodbyeTimeout))
 		return
 	}
 	var d *engine.Denial
@@ -175,21 +180,25 @@ func (s *Session) Withdraw() bool {
 
 // requests copies from the client until it ends.
 func (s *Session) requests(ctx context.Context) error {
-	need := 1
-	for !s.ended {
+	for {
+		need, err := s.take(ctx)
+		if err != nil {
+			return err
+		}
+		if err := s.flush(); err != nil || s.ended {
+			return err
+		}
 		if _, err := s.Client.Fill(max(need, flushBytes)); err != nil {
 			return fmt.Errorf("read from the client: %w", err)
 		}
-		var err error
-		if need, err = s.take(ctx); err != nil {
-			return err
-		}
-		if need > s.Limits.MessageBytes {
-			return tooLong(need, s.Limits.MessageBytes)
-		}
-		if err := s.flush(); err != nil {
-			return err
-		}
+	}
+}
+
+// within checks the length of a message, whole or announced, before room is
+// made for it.
+func (s *Session) within(n, need int) error {
+	if n = max(n, need); n > s.Limits.MessageBytes {
+		return tooLong(n, s.Limits.MessageBytes)
 	}
 	return nil
 }
@@ -210,6 +219,9 @@ func (s *Session) take(ctx context.Context) (need int, err error) {
 	for !s.ended {
 		buf := s.Client.Buffered()
 		n, need, err := s.Codec.SplitRequest(buf)
+		if err == nil {
+			err = s.within(n, need)
+		}
 		if n == 0 || err != nil {
 			return need, err
 		}
@@ -222,7 +234,7 @@ func (s *Session) take(ctx context.Context) (need int, err error) {
 			return 0, err
 		}
 		s.ended = step.End
-		if len(s.out.Up) >= flushBytes {
+		if len(s.out.Up) >= flushBytes || len(s.out.Down) >= flushBytes {
 			s.mu.Unlock()
 			err = s.flush()
 			s.mu.Lock()
@@ -357,43 +369,56 @@ func (s *Session) watchClient(cancel context.CancelCauseFunc) {
 
 // responses copies from the upstream until it ends.
 func (s *Session) responses() error {
-	need := 1
 	for {
+		need, injected, err := s.give()
+		if err != nil {
+			return err
+		}
+		if injected {
+			s.injections.Go(s.inject)
+		}
+		if err := s.flushDown(); err != nil {
+			return err
+		}
 		if _, err := s.Upstream.Fill(max(need, flushBytes)); err != nil {
 			return fmt.Errorf("read from the upstream: %w", err)
-		}
-		var err error
-		if need, err = s.give(); err != nil {
-			return err
-		}
-		if need > s.Limits.MessageBytes {
-			return tooLong(need, s.Limits.MessageBytes)
-		}
-		if err := s.flush(); err != nil {
-			return err
 		}
 	}
 }
 
-func (s *Session) give() (need int, err error) {
+// inject writes what the codec asks of the upstream on its own account.
+func (s *Session) inject() {
+	if s.flushUp() != nil {
+		s.Upstream.Close() // which ends responses, and so the session
+	}
+}
+
+// give hands every whole message that is buffered to the codec. It returns how
+// many bytes the next one needs, and whether the codec has something to say to
+// the upstream.
+func (s *Session) give() (need int, injected bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	buf := s.Upstream.Buffered()
+	buf, up := s.Upstream.Buffered(), len(s.out.Up)
 	used := 0
 	for {
 		n, need, err := s.Codec.SplitResponse(buf[used:])
+		if err == nil {
+			err = s.within(n, need)
+		}
 		if err == nil && n > 0 {
 			err = s.Codec.Response(&s.out, buf[used:used+n])
 		}
 		if n == 0 || err != nil {
 			s.Upstream.Discard(used)
-			return need, err
+			return need, len(s.out.Up) > up, err
 		}
 		used += n
 	}
 }
 
-// flush writes what is due on both sides.
+// flush writes what is due on both sides. With nothing due it does not wait for
+// a write of the other goroutine.
 func (s *Session) flush() error {
 	s.mu.Lock()
 	up, down := len(s.out.Up) > 0, len(s.out.Down) > 0
