@@ -54,6 +54,9 @@ func main() {
 		t.step(s)
 	}
 	for _, s := range suites {
+		if *fuzz > 0 {
+			fmt.Println(s)
+		}
 		s.run(t)
 	}
 	if !t.summary(os.Getuid() == 0) {
@@ -99,7 +102,8 @@ func parseSuites(arguments []string) (suites []suite) {
 }
 
 // run adds the suite's tests to the tally. A suite that fails without a test
-// that failed (a module that does not load) is one failure.
+// that failed (a module that does not load) is one failure, and so is one in
+// which no test ran.
 func (s suite) run(t *tally) {
 	cmd := exec.Command("go", append([]string{"test", "-json"}, s.arguments...)...)
 	cmd.Dir = s.directory
@@ -109,13 +113,17 @@ func (s suite) run(t *tally) {
 	if err == nil {
 		err = cmd.Start()
 	}
-	before := len(t.failures)
+	failures, verdicts := len(t.failures), t.verdicts
 	if err == nil {
 		read(out, t)
 		err = cmd.Wait()
 	}
-	if err != nil && len(t.failures) == before {
+	switch {
+	case len(t.failures) > failures:
+	case err != nil:
 		t.fail(s.String(), fmt.Sprintf("%v\n%s", err, stderr.String()))
+	case t.verdicts == verdicts:
+		t.fail(s.String(), "no test ran: that is a failure")
 	}
 }
 

@@ -20,6 +20,7 @@ type tally struct {
 	passed   map[test]bool
 	skips    []failure
 	failures []failure
+	verdicts int // on tests, of any kind
 	steps    int // that succeeded
 }
 
@@ -75,6 +76,7 @@ func (t *tally) add(e event) {
 // end takes the verdict on a test.
 func (t *tally) end(k test, verdict string) {
 	said := t.close(k)
+	t.verdicts++
 	seed := strings.HasPrefix(k.name, "Fuzz") && strings.Contains(k.name, "/")
 	switch {
 	case verdict == "pass" || (verdict == "skip" && seed):
