@@ -91,6 +91,9 @@ func (s *Store) Submit(ctx context.Context, a Ask) (Decision, error) {
 	if err := a.check(s.opts.TextBytes); err != nil {
 		return Decision{}, err
 	}
+	if ctx.Err() != nil { // before anybody is bothered
+		return Decision{}, context.Cause(ctx)
+	}
 	it, err := s.attach(&a)
 	if err != nil {
 		s.tell()
@@ -266,6 +269,9 @@ func (s *Store) Approve(id string, v Vote) error {
 	it, now, err := s.vote(id, &v)
 	if err != nil {
 		return err
+	}
+	if v.Group != "" && !slices.Contains(it.Missing(), v.Group) {
+		return fmt.Errorf("%w: %s has approved", ErrDecided, v.Group)
 	}
 	if v.Group != "" || len(it.Approvers) == 0 {
 		it.Votes = append(it.Votes, v)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -74,19 +75,19 @@ func (s *Store) List() []Approval {
 	for _, it := range s.byID {
 		all = append(all, it.view())
 	}
-	slices.SortFunc(all, func(a, b Approval) int {
-		if c := a.Created.Compare(b.Created); c != 0 {
-			return c
-		}
-		if a.ID < b.ID {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(all, older)
 	return all
 }
 
-// Watch yields every approval that is not done as it is now, then each change,
+func older(a, b Approval) int {
+	if c := a.Created.Compare(b.Created); c != 0 {
+		return c
+	}
+	return strings.Compare(a.ID, b.ID)
+}
+
+// Watch yields every approval that is not done as it is now, oldest first, then
+// each change,
 // until ctx ends or the caller stops.
 func (s *Store) Watch(ctx context.Context) iter.Seq[Approval] {
 	return func(yield func(Approval) bool) {
@@ -95,6 +96,7 @@ func (s *Store) Watch(ctx context.Context) iter.Seq[Approval] {
 		for _, it := range s.byPrint {
 			w.queue = append(w.queue, it.view())
 		}
+		slices.SortFunc(w.queue, older)
 		s.watchers[w] = struct{}{}
 		s.mu.Unlock()
 		defer func() {
