@@ -203,7 +203,8 @@ func (i *Issuer) leaf(name string) (*tls.Certificate, error) {
 		i.recent.Remove(e)
 		delete(i.leaves, name)
 	}
-	if now.Add(intermediateLife / 2).After(i.signer.cert.NotAfter) {
+	// Before its time it is when the clock was wrong when it was made.
+	if m := i.signer.cert; now.Add(intermediateLife/2).After(m.NotAfter) || now.Before(m.NotBefore) {
 		if err := i.newSigner(now); err != nil {
 			return nil, err
 		}
