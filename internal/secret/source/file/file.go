@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
@@ -29,6 +30,10 @@ import (
 // maxFile bounds a file, encrypted or not: a secret is small, and what is
 // decrypted stays in memory.
 const maxFile = 1 << 20
+
+// settled is how old a change must be for the file's stamp to tell the next one
+// from it: before Linux 6.13 change times have the grain of a clock tick.
+const settled = 100 * time.Millisecond
 
 // Options of a Source.
 type Options struct {
@@ -99,6 +104,9 @@ func (s *Source) read(path string) (*content, error) {
 		return nil, err
 	}
 	c = &content{stamp: st, plain: plain}
+	if time.Since(time.Unix(st.ctime.Unix())) < settled {
+		return c, nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.files[path] = c
