@@ -85,7 +85,11 @@ func answer(client *wire.Conn) ([]byte, error) {
 		return nil, malformed("password")
 	}
 	client.Discard(headerBytes)
-	return client.Exactly(int(n) - 4)
+	b, err := client.Exactly(int(n) - 4)
+	if err != nil {
+		return nil, err
+	}
+	return b, notEarly(client)
 }
 
 // passwordText is the body of a PasswordMessage: a string and its NUL.

@@ -81,7 +81,7 @@ func (c *conn) startupPacket(ctx context.Context, client *wire.Conn) ([]byte, er
 			return nil, err
 		}
 	}
-	askedGSS := false
+	askedGSS, askedSSL := false, false
 	for {
 		packet, err := startupBytes(client)
 		if err != nil {
@@ -89,9 +89,10 @@ func (c *conn) startupPacket(ctx context.Context, client *wire.Conn) ([]byte, er
 		}
 		switch code := binary.BigEndian.Uint32(packet); code {
 		case codeSSL:
-			if c.secured || len(packet) != 4 {
+			if c.secured || askedSSL || len(packet) != 4 {
 				return nil, malformed("SSLRequest")
 			}
+			askedSSL = true
 			if err := c.upgrade(ctx, client); err != nil {
 				return nil, err
 			}
@@ -181,6 +182,9 @@ func (c *conn) startTLS(ctx context.Context, client *wire.Conn, direct bool) err
 
 // startupMessage takes protocol version and parameters apart.
 func (c *conn) startupMessage(client *wire.Conn, packet []byte) (engine.Intent, error) {
+	if err := notEarly(client); err != nil {
+		return engine.Intent{}, err
+	}
 	r := reader{b: packet}
 	version := r.uint32()
 	if major := version >> 16; major != majorThree {
@@ -239,6 +243,15 @@ func startupParameters(r *reader) (params map[string]string, options []string, e
 		return nil, nil, malformed("start-up")
 	}
 	return params, options, nil
+}
+
+// notEarly refuses bytes behind a message of the login: its sender has not seen
+// the answer, and what comes after the login must not be somebody else's.
+func notEarly(client *wire.Conn) error {
+	if client.NothingBuffered() == nil {
+		return nil
+	}
+	return &engine.Denial{Code: engine.Malformed, Reason: "bytes were sent before the login was complete"}
 }
 
 // negotiate is NegotiateProtocolVersion, which pgproto3/v2 does not know.
@@ -342,6 +355,13 @@ func optionSettings(options string) (map[string]string, error) {
 		name, value, ok := strings.Cut(w, "=")
 		name = strings.ReplaceAll(strings.ToLower(name), "-", "_")
 		if !ok || name == "" {
+			return nil, refusal
+		}
+		switch name {
+		case "user", "database", "options", "replication":
+			return nil, refusal // no settings, but parameters of the login itself
+		}
+		if strings.HasPrefix(name, "_pq_.") {
 			return nil, refusal
 		}
 		if name == "client_encoding" && !utf8Encoding(value) || name == "standard_conforming_strings" && falsy(value) {

@@ -26,7 +26,8 @@ type login struct {
 	conn   *wire.Conn
 	engine.Login
 
-	proven     bool // the upstream asked for, and accepted, proof of the credential
+	proven     bool // the upstream asked for proof of the credential, or needs none
+	admitted   bool // it said AuthenticationOk
 	parameters []parameter
 	pid        uint32
 	key        []byte // of the upstream's BackendKeyData
@@ -71,13 +72,14 @@ func (l *login) encrypt(ctx context.Context) error {
 	if _, err := l.conn.Write(encode(nil, &pgproto3.SSLRequest{})); err != nil {
 		return fmt.Errorf("ask for TLS: %w", err)
 	}
-	b, err := l.conn.Exactly(1)
+	b, err := l.conn.Peek(1) // whatever comes with it is then seen
 	if err != nil {
 		return fmt.Errorf("read the answer to SSLRequest: %w", err)
 	}
 	if b[0] != 'S' {
 		return fmt.Errorf("the upstream has no TLS (it answered %q), and the target asks for it", b[0])
 	}
+	l.conn.Discard(1)
 	if err := l.conn.NothingBuffered(); err != nil { // CVE-2021-23222
 		return err
 	}
@@ -133,7 +135,7 @@ func (l *login) take(msg []byte) (done bool, err error) {
 		}
 	case 'Z':
 		l.status = r.byte()
-		if !r.done() || l.status != 'I' || !l.proven {
+		if !r.done() || l.status != 'I' || !l.admitted {
 			return false, errors.New("the upstream is ready before the login is complete")
 		}
 		return true, l.checkParameters()
@@ -207,14 +209,11 @@ func (l *login) authenticate(code int32, data []byte) error {
 // for nothing has not been shown to know the password either, and may be
 // somebody else's.
 func (l *login) accepted() error {
-	if l.proven {
-		return nil
+	if !l.proven && l.Credential.Certificate == nil && !l.Credential.Password.Empty() {
+		return errors.New("the upstream accepted the login without asking for the password")
 	}
-	if l.Credential.Certificate != nil || l.Credential.Password.Empty() {
-		l.proven = true
-		return nil
-	}
-	return errors.New("the upstream accepted the login without asking for the password")
+	l.proven, l.admitted = true, true
+	return nil
 }
 
 func (l *login) sendPassword(password []byte) error {

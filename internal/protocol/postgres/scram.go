@@ -98,7 +98,7 @@ func attribute(s []byte, k byte) (value, rest []byte, err error) {
 
 func decode64(b []byte) ([]byte, error) {
 	out, err := base64.StdEncoding.Strict().DecodeString(string(b))
-	if err != nil {
+	if err != nil || bytes.ContainsAny(b, "\r\n") { // which Go's decoder skips
 		return nil, fmt.Errorf("%w: base64", errSCRAM)
 	}
 	return out, nil

@@ -1,0 +1,104 @@
+package postgres
+
+import (
+	"context"
+	"regexp"
+	"strings"
+
+	"github.com/postern/postern/internal/engine"
+	"github.com/postern/postern/internal/sql"
+)
+
+// grammar stands in for PostgreSQL's, which is C in a worker: it knows the
+// statements of the transcripts by their first words, and refuses all others.
+type grammar struct{}
+
+func (*grammar) Known(text string) (*sql.Statement, bool) { return nil, false }
+
+func (*grammar) Classify(_ context.Context, text string) (*sql.Statement, error) {
+	s := &sql.Statement{Limit: -1}
+	for _, part := range strings.Split(text, ";") {
+		if part = strings.TrimSpace(strings.ToLower(part)); part == "" {
+			continue
+		}
+		if err := classify(s, part); err != nil {
+			return nil, err
+		}
+	}
+	if len(s.Effects) == 0 {
+		s.Effects = []engine.Effect{{Verb: sql.Session, Object: "empty"}}
+	}
+	s.Seal()
+	return s, nil
+}
+
+var (
+	tableName  = regexp.MustCompile(`(?:from|into|update|join|table|copy)\s+([a-z_]+)`)
+	columnName = regexp.MustCompile(`\b(email|total|id|address)\b`)
+)
+
+func classify(s *sql.Statement, part string) error {
+	words := strings.Fields(part)
+	kind := words[0]
+	add := func(verb, object string) { s.Effects = append(s.Effects, engine.Effect{Verb: verb, Object: object}) }
+	table := ""
+	if m := tableName.FindStringSubmatch(part); m != nil && kind != "fetch" {
+		table = m[1]
+		s.Tables = append(s.Tables, sql.Table{Name: table})
+	}
+	s.Columns = append(s.Columns, columnName.FindAllString(part, -1)...)
+	s.Star = s.Star || strings.Contains(part, "*")
+	switch kind {
+	case "select", "insert", "update", "delete":
+		add(kind, table)
+	case "drop", "alter", "create":
+		add(sql.DDL, table)
+	case "begin":
+		add(sql.Session, "begin")
+		s.Transactions = append(s.Transactions, sql.Transaction{Step: sql.Begin})
+	case "commit", "rollback":
+		add(sql.Session, kind)
+		s.Transactions = append(s.Transactions, sql.Transaction{Step: sql.Commit})
+	case "set":
+		add(sql.Set, words[1])
+		s.Settings = append(s.Settings, sql.Setting{Name: words[1], Value: words[3], Known: true})
+	case "close", "fetch":
+		add(sql.Session, kind)
+	case "do":
+		add(sql.Do, "plpgsql")
+	case "declare":
+		kind = "declare cursor"
+		add(sql.Session, kind)
+		add(sql.Select, table)
+	case "prepare":
+		inner := &sql.Statement{Limit: -1}
+		if err := classify(inner, strings.TrimSpace(strings.Join(words[3:], " "))); err != nil {
+			return err
+		}
+		inner.Seal()
+		s.Effects = append(s.Effects, inner.Effects...)
+		s.Prepares = append(s.Prepares, sql.Prepared{Name: words[1], Statement: inner})
+	case "execute":
+		add(engine.Unknown, sql.ExecuteObject(words[1]))
+		s.Executes = append(s.Executes, words[1])
+	case "deallocate", "discard":
+		add(sql.Session, kind)
+		name := words[1]
+		if name == "all" {
+			name = ""
+		}
+		s.Deallocates = append(s.Deallocates, name)
+	case "copy":
+		if strings.Contains(part, "from stdin") {
+			add(sql.Insert, table)
+			add(sql.CopyIn, table)
+		} else {
+			add(sql.Select, table)
+			add(sql.CopyOut, table)
+		}
+	default:
+		return &sql.ErrSyntax{Message: "syntax error at or near \"" + kind + "\"", Position: 1}
+	}
+	s.Kinds = append(s.Kinds, kind)
+	return nil
+}
