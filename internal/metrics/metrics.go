@@ -141,7 +141,7 @@ func Listen(at string) (net.Listener, error) {
 	case at == "off":
 		return nil, nil
 	case strings.HasPrefix(at, "/"):
-		if err := os.Remove(at); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := removeSocket(at); err != nil {
 			return nil, fmt.Errorf("metrics: %w", err)
 		}
 		return net.Listen("unix", at)
@@ -151,6 +151,21 @@ func Listen(at string) (net.Listener, error) {
 		return nil, fmt.Errorf("metrics: %w (change metrics.listen, or set it to off)", err)
 	}
 	return l, nil
+}
+
+// removeSocket removes the socket of a daemon that died, and nothing else that
+// a mistyped path may name.
+func removeSocket(path string) error {
+	st, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case st.Mode().Type() != os.ModeSocket:
+		return fmt.Errorf("%s is there and is no socket", path)
+	}
+	return os.Remove(path)
 }
 
 // Serve answers GET /metrics until ctx ends.
