@@ -57,7 +57,7 @@ var rules = []rule{
 }
 
 // testImports are what any package's tests may import besides.
-const testImports = "internal/wiretest test/servers"
+const testImports = "internal/wiretest internal/secret/source/sourcetest test/servers"
 
 // foreign packages that only some of ours may import, and why. In tests they
 // are free where onlyTests says so.

@@ -71,7 +71,7 @@ var unwanted = []struct {
 	why  string
 }{
 	{regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME|X` + `XX)\b`), "do it now, or open an issue"},
-	{regexp.MustCompile(`/wor` + `k/(main|shared)\b`), "a path of one machine: write it relative to the repository"},
+	{regexp.MustCompile(`(^|[^\w.-])/wor` + `k/`), "a path of one machine: write it relative to the repository"},
 	{regexp.MustCompile(`\.\./shar` + `ed\b`), "refers to what is not in the repository"},
 }
 
