@@ -69,17 +69,8 @@ func root(out *os.File) *cobra.Command {
 	return cmd
 }
 
-// settings are the paths of the configuration, or the defaults while it cannot
-// be read: the daemon may well run with an older one.
-func (c *cli) settings() *config.Config {
-	if cfg, _ := config.Load(c.config); cfg != nil {
-		return cfg
-	}
-	return &config.Config{
-		Root: config.DefaultRoot, StateDir: config.DefaultStateDir,
-		Control: config.Socket{Socket: config.DefaultControlSocket}, Guard: config.Socket{Socket: config.DefaultGuardSocket},
-	}
-}
+// settings are the paths of the configuration.
+func (c *cli) settings() *config.Config { return config.Paths(c.config) }
 
 func (c *cli) daemon() *control.Client { return control.New(c.settings().Control.Socket) }
 

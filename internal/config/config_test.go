@@ -226,3 +226,24 @@ func FuzzParse(f *testing.F) {
 		same(t, c)
 	})
 }
+
+// TestPathsOfABrokenFile: the sockets are found while the rest has problems.
+func TestPathsOfABrokenFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "postern.yaml")
+	text := "control: {socket: /run/other/control.sock}\nnonsense: 1\ntargets: [{name: x}]\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := Paths(file)
+	if c.Control.Socket != "/run/other/control.sock" || c.Guard.Socket != DefaultGuardSocket {
+		t.Errorf("control %q, guard %q", c.Control.Socket, c.Guard.Socket)
+	}
+	for _, text := range []string{"", ": : :", "[1, 2]", "a: &a [*a]"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if c := Paths(file); c.Control.Socket != DefaultControlSocket {
+			t.Errorf("%q: control %q", text, c.Control.Socket)
+		}
+	}
+}

@@ -28,6 +28,20 @@ func Load(path string) (*Config, []Problem) {
 	return Parse(path, src, time.Now())
 }
 
+// Paths is what can be read of a file's directories and sockets, whatever
+// problems there are elsewhere in it, so that a running daemon is found while
+// its next configuration is being written. The rest of the Config means nothing.
+func Paths(path string) *Config {
+	d := &decoder{file: path, now: time.Now()}
+	src, err := read(path)
+	if err == nil {
+		if root := d.document(src); root != nil {
+			return d.config(root)
+		}
+	}
+	return d.config(&yaml.Node{Kind: yaml.MappingNode})
+}
+
 func read(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -57,6 +58,9 @@ type Postern struct {
 	ended     chan error // of the daemon
 }
 
+// installations counts those of this process, for the names of their cgroups.
+var installations atomic.Uint32
+
 // NewPostern prepares an installation and starts nothing. Configurations name
 // agents' cgroups below Root, which is known from here on.
 func NewPostern(o PosternOptions) (*Postern, error) {
@@ -64,7 +68,7 @@ func NewPostern(o PosternOptions) (*Postern, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Postern{PosternOptions: o, mount: mount, Root: fmt.Sprintf("postern-%d", os.Getpid())}
+	p := &Postern{PosternOptions: o, mount: mount, Root: fmt.Sprintf("postern-%d-%d", os.Getpid(), installations.Add(1))}
 	p.ConfigFile = filepath.Join(o.Dir, "postern.yaml")
 	p.DaemonLog = filepath.Join(o.Dir, "posternd.log")
 	p.State = filepath.Join(o.Dir, "state")
