@@ -63,12 +63,26 @@ func (c *catalog) origin(table uint32, attr int16) (f engine.Field) {
 		return f
 	}
 	f.Schema, f.Table = r.schema, r.name
-	if r.hidden {
+	column, known := r.columns[attr]
+	switch {
+	case attr < 0: // a system column
+	case r.hidden, attr == 0 && len(r.masked) > 0: // a view, or the whole row (SELECT t FROM t)
 		f.Derived = c.masked
-		return f
+	case attr > 0 && !known: // it has appeared since
+		f.Derived = append(slices.Clip(c.masked), "unknown column")
+	default:
+		f.Column = column
 	}
-	f.Column = r.columns[attr]
 	return f
+}
+
+// outdated returns c when what names mean is about to change: relations keep
+// their OIDs, but no name is known, so that all of them are masked.
+func (c *catalog) outdated() *catalog {
+	o := *c
+	o.path, o.byName, o.masked = nil, nil, c.patterns
+	o.generation++
+	return &o
 }
 
 // maskedRelation says whether an error that names this table may quote a
@@ -76,6 +90,9 @@ func (c *catalog) origin(table uint32, attr int16) (f engine.Field) {
 func (c *catalog) maskedRelation(schema, table string) bool {
 	if table == "" {
 		return false
+	}
+	if c.byName == nil {
+		return len(c.patterns) > 0
 	}
 	r, ok := c.byName[sql.Object(schema, table)]
 	return ok && (r.hidden || len(r.masked) > 0)
@@ -180,7 +197,6 @@ func catalogQuery(patterns []string) string {
 // catalogReading collects the answer to catalogQuery.
 type catalogReading struct {
 	into    *catalog
-	ready   []byte // the ReadyForQuery that the client waits for, nil when it does not
 	result  int
 	rows    int
 	err     string
@@ -314,27 +330,26 @@ func arrayElements(s string) []string {
 }
 
 // readCatalog asks again, within the session. The client's ReadyForQuery waits
-// for the answer when it is given.
-func (c *codec) readCatalog(out *messages.Out, ready []byte) {
+// for the answer.
+func (c *codec) readCatalog(out *messages.Out) {
 	c.refresh = false
 	c.stale()
 	reading := newReading(c.catalog.patterns, c.catalog.generation+1)
-	reading.ready = slices.Clone(ready)
 	out.Up = appendQuery(out.Up, catalogQuery(c.catalog.patterns))
 	c.queue.push(entry{kind: 'Q', swallow: true, catalog: reading})
 }
 
-// catalogRead takes the answer in use. Should it have failed, everything is
-// unknown from here on, and so masked.
-func (c *codec) catalogRead(out *messages.Out, r *catalogReading) error {
+// catalogRead takes the answer in use. Should it have failed, for which a short
+// statement_timeout is enough, everything is unknown, and so masked, until the
+// next reading.
+func (c *codec) catalogRead(r *catalogReading) {
 	fresh, err := r.finish()
 	if err != nil {
-		fresh = newReading(c.catalog.patterns, c.catalog.generation+1).into
+		fresh = newReading(c.catalog.patterns, c.catalog.generation+1).into.outdated()
+		c.refresh = true
 	}
 	c.catalog = fresh
 	clear(c.resolved)
-	out.Down = append(out.Down, r.ready...)
-	return nil
 }
 
 // catalogCache shares readings between the sessions of one credential.

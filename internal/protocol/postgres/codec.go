@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/postern/postern/internal/engine"
@@ -31,11 +32,13 @@ type codec struct {
 
 	tx        byte // status of the last ReadyForQuery: I, T or E
 	touched   bool // something was forwarded since the last Sync: the unit is open upstream
+	unit      int  // counts Syncs of the client
+	ran       int  // counts what was forwarded that may run statements or make portals
 	skipping  bool // a denial answered this unit: all is dropped up to Sync, as PostgreSQL does
 	copyIn    bool // the upstream takes CopyData
 	refresh   bool // read the catalog again as soon as the upstream is ready
 	unsettled bool // what made that necessary may yet be rolled back
-	tainted   bool // a cursor over masked columns was declared
+	tainted   bool // a cursor over masked columns may be open
 
 	held  held
 	words []byte // settings and open transaction that a request's meaning depends on
@@ -58,6 +61,11 @@ type statement struct {
 	text   string
 	sql    *sql.Statement // nil until resolved
 	fields *fields        // from the answer to Describe, nil while unknown
+
+	unit      int        // of its Parse
+	confirmed bool       // the upstream has taken the Parse
+	suspect   bool       // code ran since that may have put another under its name
+	previous  *statement // has the name again should the Parse fail
 }
 
 // portal is a bound statement.
@@ -68,11 +76,15 @@ type portal struct {
 	exchange  engine.Exchange // opened by Bind's decision, used by the first Execute
 	used      bool
 	fields    *fields
+	described bool // its Describe is on the way
+	unit      int  // of its Bind
+	ran       int  // codec.ran as its Bind or last Execute left it
 }
 
 // resolved is a statement with the facts of this session's catalog. Its pointer
 // is the request's memo.
 type resolved struct {
+	source  *sql.Statement // as the grammar read it: names are looked up again when it runs
 	stmt    *sql.Statement
 	effects []engine.Effect
 	facts   map[string]any
@@ -116,7 +128,7 @@ func (c *codec) Allowed(out *messages.Out, x engine.Exchange) {
 	e := entry{kind: h.kind, exchange: x, resolved: stmt, started: time.Now()}
 	switch h.kind {
 	case 'P':
-		h.statement.sql = stmt.stmt
+		h.statement.sql = stmt.source
 		e.statement = h.statement
 		c.touched = true
 	case 'B':
@@ -126,6 +138,8 @@ func (c *codec) Allowed(out *messages.Out, x engine.Exchange) {
 		c.setPortal(h.portal)
 		c.touched = true
 		c.remember(stmt)
+		c.ran++
+		h.portal.ran = c.ran
 	case 'E':
 		h.portal.exchange = x
 		c.forwardExecute(out, h.portal, h.msg)
@@ -133,6 +147,7 @@ func (c *codec) Allowed(out *messages.Out, x engine.Exchange) {
 		return
 	case 'Q', 'F':
 		c.remember(stmt)
+		c.ran++
 	}
 	c.queue.push(e)
 	out.Up = append(out.Up, h.msg...)
@@ -161,8 +176,8 @@ func (c *codec) heldStatement() *resolved {
 func (c *codec) Denied(out *messages.Out, d *engine.Denial) {
 	h := &c.held
 	simple := h.kind == 'Q' || h.kind == 'F'
-	if h.kind == 'P' && c.statements[h.statement.name] == h.statement {
-		delete(c.statements, h.statement.name)
+	if h.kind == 'P' {
+		c.unname(h.statement)
 	}
 	local := c.queue.empty() && !c.touched && c.tx != 'T'
 	switch {
@@ -230,15 +245,15 @@ func (c *codec) remember(r *resolved) {
 		return
 	}
 	s := r.stmt
-	for _, p := range s.Prepares {
-		if len(c.sqlNames) < c.limits.Statements {
-			c.sqlNames[p.Name] = p.Statement
-		}
+	c.forget(s)
+	switch {
+	case s.DDL || opaque(s) || slices.ContainsFunc(s.Settings, movesNames):
+		c.unsettled = true
+		c.outdate()
+	case c.unsettled && endsTransaction(s):
+		c.outdate()
 	}
-	if s.DDL || len(s.Settings) > 0 {
-		c.refresh, c.unsettled = true, true
-	}
-	if len(r.derived) > 0 && hasKind(s, "declare") {
+	if len(r.derived) > 0 && (hasKind(s, "declare") || callsFunction(s)) {
 		c.tainted = true
 	}
 	if len(s.Settings) > 0 || c.tx != 'I' || len(s.Transactions) > 0 {

@@ -203,6 +203,21 @@ func rowValues(b []byte, each func(i int, v []byte)) error {
 	return nil
 }
 
+// checkRow makes sure that a DataRow's body holds this many values.
+func checkRow(b []byte, columns int) error {
+	r := reader{b: b}
+	if r.count(4) != columns {
+		r.fail()
+	}
+	for range columns {
+		r.value()
+	}
+	if !r.done() {
+		return malformed("DataRow")
+	}
+	return nil
+}
+
 // copyFormat is the overall format of CopyInResponse and CopyOutResponse.
 func copyFormat(msg []byte) (binary bool, err error) {
 	r := body(msg)

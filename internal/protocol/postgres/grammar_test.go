@@ -87,6 +87,9 @@ func classify(s *sql.Statement, part string) error {
 		if name == "all" {
 			name = ""
 		}
+		if part == "discard all" {
+			s.Settings = append(s.Settings, sql.Setting{Name: "all", Reset: true})
+		}
 		s.Deallocates = append(s.Deallocates, name)
 	case "copy":
 		if strings.Contains(part, "from stdin") {

@@ -21,6 +21,8 @@ type entry struct {
 
 	result result // of the result set that is running
 	failed bool
+	copies bool // CopyOutResponse came, and CopyDone did not
+	stale  bool // of a portal that may have become another since its Bind
 	rows   int64
 	bytes  int64
 	tag    string

@@ -63,13 +63,13 @@ func (c *codec) parse(msg []byte) (messages.Step, error) {
 	if err != nil {
 		return messages.Step{}, err
 	}
-	if len(c.statements) >= c.limits.Statements {
+	if _, again := c.statements[string(p.name)]; !again && len(c.statements) >= c.limits.Statements {
 		return messages.Step{}, tooMany("prepared statements", c.limits.Statements)
 	}
 	s := &statement{name: string(p.name), text: string(p.text)}
 	r := c.keep('P', engine.Request{Kind: "prepare", Text: s.text, Context: c.ctx})
 	c.held.statement = s
-	c.statements[s.name] = s
+	c.name(s)
 	return messages.Step{Prepare: r}, nil
 }
 
@@ -88,18 +88,16 @@ func (c *codec) bind(msg []byte) (messages.Step, error) {
 	if err != nil {
 		return messages.Step{}, err
 	}
-	if len(c.portals) >= c.limits.Statements {
+	if _, again := c.portals[string(b.portal)]; !again && len(c.portals) >= c.limits.Statements {
 		return messages.Step{}, tooMany("portals", c.limits.Statements)
 	}
-	s, ok := c.statements[string(b.statement)]
-	if !ok {
+	s, refused := c.statementFor(string(b.statement))
+	if s == nil {
 		s = &statement{name: string(b.statement)}
 	}
-	p := &portal{name: string(b.portal), statement: s, results: b.results}
+	p := &portal{name: string(b.portal), statement: s, results: b.results, unit: c.unit}
 	r := c.keep('B', engine.Request{Kind: "execute", Text: s.text, Params: b.params, Context: c.ctx})
-	if !ok {
-		r.Refused = unknownName("prepared statement", s.name)
-	}
+	r.Refused = refused
 	c.held.portal = p
 	return messages.Step{Decide: r}, nil
 }
@@ -122,9 +120,10 @@ func (c *codec) describe(out *messages.Out, msg []byte) error {
 	}
 	e := entry{kind: 'D'}
 	if kind == 'S' {
-		e.statement = c.statements[string(name)]
-	} else {
-		e.portal = c.portals[string(name)]
+		e.statement, _ = c.statementFor(string(name))
+	} else if e.portal = c.portals[string(name)]; e.portal != nil {
+		e.stale = e.portal.ran != c.ran
+		e.portal.described = e.portal.described || !e.stale
 	}
 	c.queue.push(e)
 	c.touched = true
@@ -132,20 +131,22 @@ func (c *codec) describe(out *messages.Out, msg []byte) error {
 	return nil
 }
 
-// execute runs a portal. Its first run was decided at Bind; every further one,
-// which fetches more rows or repeats, is a request of its own.
+// execute runs a portal. Its first run in the unit of its Bind was decided
+// there; every other one, which comes later, fetches more rows or repeats, is a
+// request of its own.
 func (c *codec) execute(out *messages.Out, msg []byte) (messages.Step, error) {
 	name, err := decodeExecute(msg)
 	if err != nil {
 		return messages.Step{}, err
 	}
 	p, ok := c.portals[string(name)]
-	if ok && !p.used {
+	if ok && !p.used && p.unit == c.unit {
 		c.forwardExecute(out, p, msg)
 		return messages.Step{}, nil
 	}
 	r := engine.Request{Kind: "fetch", Context: c.ctx}
 	if ok {
+		p.drop(engine.OK)
 		r.Text = p.statement.text
 	} else {
 		p = &portal{name: string(name), statement: &statement{}}
@@ -158,21 +159,26 @@ func (c *codec) execute(out *messages.Out, msg []byte) (messages.Step, error) {
 }
 
 // forwardExecute sends Execute on, and a Describe before it when the columns of
-// the answer are not known: rows are never forwarded whose origin is unknown.
+// the answer are not known: rows are never forwarded whose origin is unknown. A
+// statement that ran since the Bind may have closed the portal and declared a
+// cursor by its name (CLOSE, DECLARE), so then too.
 func (c *codec) forwardExecute(out *messages.Out, p *portal, msg []byte) {
+	stale := p.ran != c.ran
 	if p.fields == nil && p.statement.fields != nil {
 		p.fields = p.statement.fields.formatted(p.results)
 	}
-	if p.fields == nil {
+	if stale || p.fields == nil && !p.described {
 		out.Up = encode(out.Up, &pgproto3.Describe{ObjectType: 'P', Name: p.name})
-		c.queue.push(entry{kind: 'D', portal: p, swallow: true})
+		c.queue.push(entry{kind: 'D', portal: p, swallow: true, stale: stale})
 	}
 	p.used = true
 	c.queue.push(entry{
 		kind: 'E', exchange: p.exchange, portal: p, started: c.now(),
-		resolved: c.known(p.statement.sql),
+		resolved: c.known(p.statement.sql), stale: stale,
 	})
 	p.exchange = nil
+	c.ran++
+	p.ran = c.ran
 	c.touched = true
 	out.Up = append(out.Up, msg...)
 }
@@ -184,6 +190,7 @@ func (c *codec) close(out *messages.Out, msg []byte) error {
 	}
 	if kind == 'S' {
 		delete(c.statements, string(name))
+		delete(c.sqlNames, string(name))
 	} else {
 		c.portals[string(name)].drop(engine.OK)
 		delete(c.portals, string(name))
@@ -199,6 +206,7 @@ func (c *codec) close(out *messages.Out, msg []byte) error {
 func (c *codec) sync(out *messages.Out, msg []byte) error {
 	local := c.skipping && !c.touched
 	c.skipping, c.touched = false, false
+	c.unit++
 	if local {
 		out.Down = appendReady(out.Down, c.tx)
 		return empty(msg, "Sync")
@@ -210,18 +218,27 @@ func (c *codec) sync(out *messages.Out, msg []byte) error {
 	return empty(msg, "Sync")
 }
 
-// functionCall names its function by OID; the name comes from the catalog.
+// functionCall names its function by OID. Its result has no description, so it
+// cannot be masked by where it comes from.
 func (c *codec) functionCall(msg []byte) (messages.Step, error) {
 	oid, params, err := decodeFunctionCall(c.copied(msg))
 	if err != nil {
 		return messages.Step{}, err
 	}
 	object := "oid " + strconv.FormatUint(uint64(oid), 10)
-	return messages.Step{Decide: c.keep('F', engine.Request{
+	r := c.keep('F', engine.Request{
 		Kind: "call", Text: "FunctionCall " + object, Params: params, Context: c.ctx,
 		Effects: []engine.Effect{{Verb: sql.Function, Object: object}},
 		Facts:   map[string]any{},
-	})}, nil
+	})
+	if len(c.catalog.patterns) > 0 {
+		r.Refused = &engine.Denial{
+			Code:   engine.ByPolicy,
+			Reason: "the result of a FunctionCall cannot be masked, and columns of this target are",
+			Help:   "call the function with SELECT",
+		}
+	}
+	return messages.Step{Decide: r}, nil
 }
 
 // copyData passes a piece of COPY FROM STDIN to the statement that asked for

@@ -66,23 +66,13 @@ func notUnderstood(err error) *engine.Denial {
 
 // complete puts what is known of s into r.
 func (c *codec) complete(r *engine.Request, s *sql.Statement) {
-	if len(s.Executes) > 0 {
+	source := s
+	if len(s.Executes) > 0 && len(s.Prepares)+len(s.Deallocates) == 0 {
 		s = s.Execute(c.prepared)
 	}
 	k := c.known(s)
+	k.source = source
 	r.Effects, r.Facts, r.Memo, r.Refused = k.effects, k.facts, k, k.refused
-}
-
-// prepared finds what EXECUTE runs: SQL's PREPARE and the protocol's Parse share
-// one space of names upstream.
-func (c *codec) prepared(name string) *sql.Statement {
-	if s, ok := c.sqlNames[name]; ok {
-		return s
-	}
-	if s, ok := c.statements[name]; ok {
-		return s.sql
-	}
-	return nil
 }
 
 // known returns s with this session's catalog applied; nil for nil.
@@ -94,7 +84,7 @@ func (c *codec) known(s *sql.Statement) *resolved {
 		return r
 	}
 	q := s.Resolve(c.catalog.schemaOf)
-	r := &resolved{stmt: q, effects: q.Effects, facts: maps.Clone(q.Facts), derived: c.catalog.derivedFrom(q)}
+	r := &resolved{source: s, stmt: q, effects: q.Effects, facts: maps.Clone(q.Facts), derived: c.catalog.derivedFrom(q)}
 	if byKey, known := sql.ByKey(q, c.catalog.keysOf); known {
 		r.facts[sql.FactByKey] = byKey
 	}

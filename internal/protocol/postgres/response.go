@@ -3,6 +3,7 @@ package postgres
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"github.com/postern/postern/internal/engine"
@@ -41,7 +42,7 @@ func (c *codec) Response(out *messages.Out, msg []byte) error {
 	case 'd':
 		return c.copyOut(out, head, msg)
 	case 'c':
-		return c.belongs(out, head, msg, head != nil && (head.kind == 'Q' || head.kind == 'E'))
+		return c.copyDone(out, head, msg)
 	case 'V':
 		return c.functionResult(out, head, msg)
 	default:
@@ -66,6 +67,9 @@ func (c *codec) completes(out *messages.Out, head *entry, msg []byte, to byte) e
 		return protocolError(msg[0], "that nobody asked for")
 	}
 	e := c.queue.pop()
+	if to == 'P' && e.statement != nil {
+		e.statement.confirm()
+	}
 	if !e.swallow {
 		out.Down = append(out.Down, msg...)
 	}
@@ -84,9 +88,10 @@ func (c *codec) description(out *messages.Out, head *entry, msg []byte) error {
 	switch {
 	case head.kind == 'Q':
 		r = head.resolved
-	case head.portal != nil:
+	case head.stale && c.tainted: // nothing is known of what a cursor computes
+	case head.portal != nil && !head.portal.statement.suspect:
 		r = c.known(head.portal.statement.sql)
-	case head.statement != nil:
+	case head.statement != nil && !head.statement.suspect:
 		r = c.known(head.statement.sql)
 	}
 	f, err := c.fieldsOf(msg, r)
@@ -102,7 +107,7 @@ func (c *codec) description(out *messages.Out, head *entry, msg []byte) error {
 	switch {
 	case e.portal != nil:
 		e.portal.fields = f
-	case e.statement != nil:
+	case e.statement != nil && !e.statement.suspect:
 		e.statement.fields = f
 	}
 	if !e.swallow {
@@ -114,12 +119,13 @@ func (c *codec) description(out *messages.Out, head *entry, msg []byte) error {
 // result is how the rows of the running result set are masked.
 type result struct {
 	begun   bool
+	columns int
 	maskers []engine.Masker
 	any     bool // some masker is not nil
 }
 
 func begin(x engine.Exchange, f *fields) result {
-	r := result{begun: true, maskers: x.Result(f.list)}
+	r := result{begun: true, columns: len(f.list), maskers: x.Result(f.list)}
 	for _, m := range r.maskers {
 		r.any = r.any || m != nil
 	}
@@ -141,12 +147,12 @@ func (c *codec) dataRow(out *messages.Out, head *entry, msg []byte) error {
 	if !head.result.begun {
 		return protocolError('D', "without a description of its columns")
 	}
+	if err := checkRow(msg[headerBytes:], head.result.columns); err != nil {
+		return err
+	}
 	start := len(out.Down)
 	if head.result.any {
-		var err error
-		if out.Down, err = maskRow(out.Down, msg, head.result.maskers); err != nil {
-			return err
-		}
+		out.Down = maskRow(out.Down, msg, head.result.maskers)
 	} else {
 		out.Down = append(out.Down, msg...)
 	}
@@ -157,17 +163,12 @@ func (c *codec) dataRow(out *messages.Out, head *entry, msg []byte) error {
 	return nil
 }
 
-// maskRow appends msg with each value masked.
-func maskRow(dst, msg []byte, maskers []engine.Masker) ([]byte, error) {
+// maskRow appends msg, which checkRow has accepted, with each value masked.
+func maskRow(dst, msg []byte, maskers []engine.Masker) []byte {
 	start := len(dst)
 	dst = append(dst, 'D', 0, 0, 0, 0)
 	dst = binary.BigEndian.AppendUint16(dst, uint16(len(maskers)))
-	n := 0
-	err := rowValues(msg[headerBytes:], func(i int, v []byte) {
-		n++
-		if i >= len(maskers) {
-			return
-		}
+	rowValues(msg[headerBytes:], func(i int, v []byte) { //nolint:errcheck // checked
 		if m := maskers[i]; m != nil && v != nil {
 			masked, null := m.Mask(v)
 			if v = masked; null {
@@ -183,10 +184,7 @@ func maskRow(dst, msg []byte, maskers []engine.Masker) ([]byte, error) {
 		dst = binary.BigEndian.AppendUint32(dst, uint32(len(v)))
 		dst = append(dst, v...)
 	})
-	if err == nil && n != len(maskers) {
-		err = malformed("DataRow")
-	}
-	return patchLength(dst, start), err
+	return patchLength(dst, start)
 }
 
 // commandComplete ends an Execute; within a Query it ends one statement.
@@ -215,6 +213,7 @@ func (c *codec) commandComplete(out *messages.Out, head *entry, msg []byte) erro
 	}
 	if head.kind == 'E' {
 		e := c.queue.pop()
+		c.learn(e.resolved)
 		e.end(engine.OK)
 	}
 	return nil
@@ -231,17 +230,22 @@ func (c *codec) ready(out *messages.Out, head *entry, msg []byte) error {
 		return protocolError('Z', "that nobody asked for")
 	}
 	e := *c.queue.pop()
+	if e.kind == 'Q' && !e.failed {
+		c.learn(e.resolved)
+	}
 	e.end(engine.OK)
 	c.tx = status
 	c.copyIn = false
 	if e.catalog != nil {
-		return c.catalogRead(out, e.catalog)
+		c.catalogRead(e.catalog)
+		out.Down = append(out.Down, msg...) // for the one that waited: a failed reading fails the transaction
+		return nil
 	}
 	if status == 'I' {
 		c.transactionOver()
 	}
 	if c.refresh && status != 'E' && c.queue.empty() && !c.touched {
-		c.readCatalog(out, msg) // the client hears that it may go on when the catalog is read
+		c.readCatalog(out) // the client hears that it may go on when the catalog is read
 		return nil
 	}
 	out.Down = append(out.Down, msg...)
@@ -251,7 +255,8 @@ func (c *codec) ready(out *messages.Out, head *entry, msg []byte) error {
 // transactionOver forgets what ends with a transaction.
 func (c *codec) transactionOver() {
 	if c.unsettled {
-		c.refresh, c.unsettled = true, false // a rollback takes settings and tables back
+		c.unsettled = false
+		c.outdate() // a rollback takes settings and tables back
 	}
 	if c.queue.empty() && !c.touched {
 		for name, p := range c.portals {
@@ -288,11 +293,9 @@ func (c *codec) errorResponse(out *messages.Out, head *entry, msg []byte) error 
 	if head.kind == 'Q' || head.kind == 'F' || head.kind == 'S' {
 		return nil // ReadyForQuery follows
 	}
+	c.unnameDiscarded()
 	for !c.queue.empty() && c.queue.head().kind != 'S' {
 		e := c.queue.pop()
-		if s := e.statement; e.kind == 'P' && s != nil && c.statements[s.name] == s {
-			delete(c.statements, s.name)
-		}
 		if p := e.portal; e.kind == 'B' && c.portals[p.name] == p {
 			delete(c.portals, p.name)
 		}
@@ -302,6 +305,19 @@ func (c *codec) errorResponse(out *messages.Out, head *entry, msg []byte) error 
 		c.skipping = true // no Sync is on its way yet: what comes before it is discarded upstream
 	}
 	return nil
+}
+
+// unnameDiscarded takes the names back that Parse messages up to Sync gave.
+func (c *codec) unnameDiscarded() {
+	unit := c.queue.entries[c.queue.first:]
+	if i := slices.IndexFunc(unit, func(e entry) bool { return e.kind == 'S' }); i >= 0 {
+		unit = unit[:i]
+	}
+	for _, e := range slices.Backward(unit) {
+		if e.kind == 'P' && e.statement != nil {
+			c.unname(e.statement)
+		}
+	}
 }
 
 func (c *codec) noticeResponse(out *messages.Out, head *entry, msg []byte) error {
@@ -363,6 +379,9 @@ func (c *codec) copyBegins(out *messages.Out, head *entry, msg []byte) error {
 			Reason: "COPY … TO STDOUT in binary format cannot be masked",
 			Help:   "use the text or csv format"}
 	}
+	if msg[0] == 'H' && head.resolved.copies != copyFrom {
+		return protocolError('H', "though the statement copies nothing out")
+	}
 	if msg[0] == 'G' {
 		if head.resolved.copies != copyInto {
 			return protocolError('G', "though the statement copies nothing in")
@@ -372,6 +391,16 @@ func (c *codec) copyBegins(out *messages.Out, head *entry, msg []byte) error {
 			c.queue.dropBehind('S')
 		}
 	}
+	head.copies = msg[0] == 'H'
+	out.Down = append(out.Down, msg...)
+	return nil
+}
+
+func (c *codec) copyDone(out *messages.Out, head *entry, msg []byte) error {
+	if head == nil || !head.copies || len(msg) != headerBytes {
+		return protocolError('c', "that nobody asked for")
+	}
+	head.copies = false
 	out.Down = append(out.Down, msg...)
 	return nil
 }
@@ -379,7 +408,7 @@ func (c *codec) copyBegins(out *messages.Out, head *entry, msg []byte) error {
 // copyOut is one row of COPY TO STDOUT. Whether its columns may be copied at
 // all was decided with the statement; its text goes through the detectors.
 func (c *codec) copyOut(out *messages.Out, head *entry, msg []byte) error {
-	if head == nil || head.exchange == nil || head.resolved == nil || head.resolved.copies != copyFrom {
+	if head == nil || head.exchange == nil || !head.copies {
 		return protocolError('d', "that nobody asked for")
 	}
 	masked := head.exchange.Text(msg[headerBytes:])

@@ -61,7 +61,7 @@ func (c *codec) maskNotice(n notice, e *entry) notice {
 			withheld = true
 		}
 	}
-	withheld = withheld || c.catalog.maskedRelation(n.field('s'), n.field('t'))
+	withheld = withheld || c.catalog.maskedRelation(n.field('s'), n.field('t')) || e != nil && c.throughCursor(e)
 	out := make(notice, 0, len(n))
 	for _, f := range n {
 		switch f.kind {
@@ -75,6 +75,9 @@ func (c *codec) maskNotice(n notice, e *entry) notice {
 				continue
 			}
 			f.value = c.freeText(f.value, e)
+		case 'S', 'V', 'C', 'P', 'p', 's', 't', 'c', 'd', 'n', 'F', 'L', 'R':
+		default: // a field of a newer protocol: nobody knows what it says
+			continue
 		}
 		out = append(out, f)
 	}
