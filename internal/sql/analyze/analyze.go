@@ -288,18 +288,31 @@ func (a *analyzer) leaf(m proto.Message) {
 
 // descend visits the children of a message, but not those in skip.
 func (a *analyzer) descend(m proto.Message, sc *scope, skip ...protoreflect.Name) {
-	m.ProtoReflect().Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+	children(m, func(name protoreflect.Name, child proto.Message) {
+		if !slices.Contains(skip, name) {
+			a.walk(child, sc)
+		}
+	})
+}
+
+// children calls f with the messages in m, in the order of the grammar's own
+// declaration: protobuf's Range has none that can be relied on.
+func children(m proto.Message, f func(protoreflect.Name, proto.Message)) {
+	r := m.ProtoReflect()
+	fields := r.Descriptor().Fields()
+	for i := range fields.Len() {
+		fd := fields.Get(i)
 		switch {
-		case fd.Kind() != protoreflect.MessageKind, slices.Contains(skip, fd.Name()):
+		case fd.Kind() != protoreflect.MessageKind || !r.Has(fd):
 		case fd.IsList():
-			for i := range v.List().Len() {
-				a.walk(v.List().Get(i).Message().Interface(), sc)
+			list := r.Get(fd).List()
+			for j := range list.Len() {
+				f(fd.Name(), list.Get(j).Message().Interface())
 			}
 		default:
-			a.walk(v.Message().Interface(), sc)
+			f(fd.Name(), r.Get(fd).Message().Interface())
 		}
-		return true
-	})
+	}
 }
 
 // inner takes a message out of its Node; nil when there is none.

@@ -102,18 +102,7 @@ func columnsOf(n *pg.Node) []string {
 			}
 			return
 		}
-		m.ProtoReflect().Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-			switch {
-			case fd.Kind() != protoreflect.MessageKind:
-			case fd.IsList():
-				for i := range v.List().Len() {
-					visit(v.List().Get(i).Message().Interface())
-				}
-			default:
-				visit(v.Message().Interface())
-			}
-			return true
-		})
+		children(m, func(_ protoreflect.Name, child proto.Message) { visit(child) })
 	}
 	if n != nil {
 		visit(n)
