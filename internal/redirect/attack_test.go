@@ -7,9 +7,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/postern/postern/bpf"
@@ -326,20 +328,36 @@ func TestEvictedRecordIsClosed(t *testing.T) {
 	conn, err := l.Accept()
 	w.must(err)
 	defer conn.Close()
+	// An LRU map evicts what the flooding CPU can see: each CPU keeps its last
+	// insertions to itself, so all of them have to flood.
 	flows := w.kernel.maps[bpf.PosternMapFlows]
+	for cpu := range runtime.NumCPU() {
+		w.must(onOwnThread(func() error { return flood(flows, cpu) }))
+	}
+	if r, err := l.Claim(conn); !errors.Is(err, ErrNoRecord) {
+		t.Errorf("claim after a flood: %+v, %v; want %v", r, err, ErrNoRecord)
+	}
+}
+
+// flood fills the map three times over with records nobody will claim.
+func flood(flows *ebpf.Map, cpu int) error {
+	var only unix.CPUSet
+	only.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &only); err != nil {
+		return err
+	}
 	tokens := make([]uint64, 4096)
 	values := make([]bpf.PosternFlow, len(tokens))
 	for n := uint64(0); n < 3*65536; {
 		for i := range tokens {
 			n++
-			tokens[i] = n
+			tokens[i] = n + uint64(cpu)<<32
 		}
-		_, err := flows.BatchUpdate(tokens, values, nil)
-		w.must(err)
+		if _, err := flows.BatchUpdate(tokens, values, nil); err != nil {
+			return err
+		}
 	}
-	if r, err := l.Claim(conn); !errors.Is(err, ErrNoRecord) {
-		t.Errorf("claim after a flood: %+v, %v; want %v", r, err, ErrNoRecord)
-	}
+	return nil
 }
 
 func TestGatewaysOwnTrafficIsNotRedirected(t *testing.T) {
