@@ -113,7 +113,7 @@ func (p *Postgres) prepare(o PostgresOptions) (err error) {
 	if err != nil {
 		return fmt.Errorf("initdb: %w: %s", err, out)
 	}
-	if p.Port, err = freePort(); err != nil {
+	if p.Port, err = FreePort(); err != nil {
 		return err
 	}
 	conf := fmt.Sprintf("listen_addresses='127.0.0.1'\nport=%d\nunix_socket_directories='%s'\nssl=on\n"+
@@ -218,7 +218,8 @@ func (p *Postgres) Stop() {
 	p.cmd.Wait()
 }
 
-func freePort() (int, error) {
+// FreePort is a port on 127.0.0.1 that nobody has at the moment.
+func FreePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, err

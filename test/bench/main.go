@@ -1,0 +1,120 @@
+// Bench measures Postern side by side with what one would have instead: the
+// same client directly at PostgreSQL, and through pgbouncer (session pooling,
+// SCRAM). All are measured in turns, several rounds, and what is printed are
+// ratios of medians: Postern ÷ peer, more is better. Policy, masking and
+// recording are on. It needs root, PostgreSQL, pgbouncer and the programs in
+// build/.
+//
+// Start with run; rows.go has what is measured.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/postern/postern/test/servers"
+)
+
+type options struct {
+	build   string
+	rounds  int
+	time    time.Duration
+	only    string
+	profile string
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.build, "build", "build", "folder of the four programs")
+	flag.IntVar(&o.rounds, "rounds", 5, "how often each row is measured at each peer")
+	flag.DurationVar(&o.time, "time", 2*time.Second, "how long one measurement takes")
+	flag.StringVar(&o.only, "only", "", "only rows whose name holds this")
+	flag.StringVar(&o.profile, "profile", "", "write perf's profile of the daemon here")
+	flag.Parse()
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "bench: it attaches kernel programs, so it takes root: sudo make bench")
+		os.Exit(1)
+	}
+	os.Exit(servers.Isolated(func() int {
+		if err := run(o); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			return 1
+		}
+		return 0
+	}))
+}
+
+func run(o options) (err error) {
+	r, err := prepare(o)
+	defer func() {
+		if r != nil {
+			r.close()
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%d rounds of %s per row and peer, in turns; transactions per second, medians\n\n", o.rounds, o.time)
+	fmt.Printf("%-28s %10s %10s %10s   %9s %9s\n", "row", "direct", "pgbouncer", "postern", "÷ direct", "÷ bouncer")
+	var figures []string
+	for _, row := range rows {
+		if !strings.Contains(row.name, o.only) {
+			continue
+		}
+		median, err := r.measure(row)
+		if err != nil {
+			return fmt.Errorf("%s: %w", row.name, err)
+		}
+		fmt.Printf("%-28s %10.0f %10.0f %10.0f   %9.2f %9.2f\n", row.name, median[direct], median[bouncer], median[postern],
+			median[postern]/median[direct], median[postern]/median[bouncer])
+		figures = append(figures,
+			fmt.Sprintf("figure postgres/%s/direct %.3f", row.name, median[postern]/median[direct]),
+			fmt.Sprintf("figure postgres/%s/pgbouncer %.3f", row.name, median[postern]/median[bouncer]))
+	}
+	if strings.Contains("idle-1000", o.only) {
+		figure, err := r.idle()
+		if err != nil {
+			return err
+		}
+		figures = append(figures, figure)
+	}
+	fmt.Println()
+	for _, f := range figures {
+		fmt.Println(f)
+	}
+	return nil
+}
+
+// measure takes all rounds of a row, peer by peer in turns.
+func (r *rig) measure(row row) (map[peer]float64, error) {
+	all := map[peer][]float64{}
+	for round := range r.options.rounds {
+		order := []peer{direct, bouncer, postern}
+		for i := range order {
+			p := order[(i+round)%len(order)]
+			tps, err := r.pgbench(row, p)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", p, err)
+			}
+			all[p] = append(all[p], tps)
+		}
+	}
+	median := map[peer]float64{}
+	for p, values := range all {
+		slices.Sort(values)
+		median[p] = values[len(values)/2]
+	}
+	return median, nil
+}
+
+func absolute(path string) string {
+	if a, err := filepath.Abs(path); err == nil {
+		return a
+	}
+	return path
+}
