@@ -140,14 +140,17 @@ func TestPanicHangsUp(t *testing.T) {
 	<-upstream.heard
 }
 
-// An error of the source or of the dialling is told to nobody but the log.
+// Why the upstream was not reached is on record, and not in the error that a
+// protocol may tell the agent.
 func TestUpstreamUnreachable(t *testing.T) {
 	w := newWorld(t, func(s *Setup) {
 		s.Targets[0].Hosts = append(s.Targets[0].Hosts, HostPort{"localhost", 1})
 	})
+	told := make(chan string, 1)
 	w.lines.relay = func(ctx context.Context, _ *wire.Conn, up engine.Upstream, _ engine.Gate) error {
 		_, _, err := up.Conn(ctx)
-		return err
+		told <- fmt.Sprint(err)
+		return fmt.Errorf("login: %w", err)
 	}
 	c := w.connectWith(&claimed{flow: engine.Flow{
 		Session: "s1", Agent: "planner", Name: "localhost", Original: netip.MustParseAddrPort("198.18.0.8:1"),
@@ -164,6 +167,9 @@ func TestUpstreamUnreachable(t *testing.T) {
 	last := ""
 	for ev, err := r.Next(); err == nil; ev, err = r.Next() {
 		last = describe(ev.Body)
+	}
+	if got := <-told; got != "the upstream cannot be reached" {
+		t.Error("the protocol is told", got)
 	}
 	if !strings.Contains(last, "which is loopback") {
 		t.Error("a name that resolves to loopback was dialled:", last)

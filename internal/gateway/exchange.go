@@ -91,6 +91,9 @@ type echo struct {
 }
 
 func (e *echo) Mask(v []byte) ([]byte, bool) {
+	if v == nil {
+		return nil, true
+	}
 	out, n := e.matcher.Mask(nil, v)
 	if n > 0 && e.sized {
 		return nil, true
@@ -121,7 +124,7 @@ func (g *gate) counted(kind string, m engine.Masker) engine.Masker {
 
 func (c counter) Mask(v []byte) ([]byte, bool) {
 	out, null := c.Masker.Mask(v)
-	if null || len(out) != len(v) || len(v) > 0 && &out[0] != &v[0] {
+	if null != (v == nil) || len(out) != len(v) || len(v) > 0 && &out[0] != &v[0] {
 		c.inc()
 	}
 	return out, null

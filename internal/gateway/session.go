@@ -112,13 +112,17 @@ func (s *session) hangUp() {
 // errorText is why the session ended. What an upstream said may be quoted in
 // it, and an upstream may quote the login.
 func (s *session) errorText() string {
-	switch {
-	case s.err == nil:
+	if s.err == nil {
 		return ""
-	case s.gate == nil:
-		return s.err.Error()
 	}
-	return string(s.gate.mask([]byte(s.err.Error())))
+	text := s.err.Error()
+	if u := new(*unreachable); errors.As(s.err, u) {
+		text += ": " + (*u).cause.Error()
+	}
+	if s.gate == nil {
+		return text
+	}
+	return string(s.gate.mask([]byte(text)))
 }
 
 func (s *session) targetName() string {

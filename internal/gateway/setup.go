@@ -164,7 +164,7 @@ func (s *Setup) Sees(agent, name string) bool {
 	}
 	for _, t := range s.Targets {
 		for _, h := range t.Hosts {
-			if h.Host == name && (a.Policy.Admit(t.Name).Action != policy.Deny || a.Observe) {
+			if h.Host == name && (a.Policy.Admit(t.Name).Action != policy.Deny || a.observing(time.Now())) {
 				return true
 			}
 		}

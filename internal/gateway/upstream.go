@@ -22,12 +22,12 @@ func (s *session) Conn(ctx context.Context) (*wire.Conn, engine.Login, error) {
 	began := s.gateway.Now()
 	address, raw, err := s.dial(ctx, host)
 	if err != nil {
-		return nil, engine.Login{}, fmt.Errorf("dial the upstream: %w", err)
+		return nil, engine.Login{}, &unreachable{"the upstream cannot be reached", err}
 	}
 	credential, err := s.target.Credential(ctx)
 	if err != nil {
 		raw.Close()
-		return nil, engine.Login{}, fmt.Errorf("fetch the credential: %w", err)
+		return nil, engine.Login{}, &unreachable{"the credential cannot be fetched", err}
 	}
 	login := engine.Login{
 		Credential: credential,
@@ -53,6 +53,16 @@ func (s *session) Conn(ctx context.Context) (*wire.Conn, engine.Login, error) {
 	}
 	return conn, login, nil
 }
+
+// unreachable is why there is no upstream. Its text may get as far as the agent,
+// so the cause, which names addresses and sources, is kept for the record.
+type unreachable struct {
+	text  string
+	cause error
+}
+
+func (u *unreachable) Error() string { return u.text }
+func (u *unreachable) Unwrap() error { return u.cause }
 
 // dial connects to the first address that may be and can be reached.
 func (s *session) dial(ctx context.Context, host HostPort) (netip.AddrPort, net.Conn, error) {
