@@ -166,35 +166,41 @@ func (c *Classifier) Classify(ctx context.Context, text string) (*Statement, err
 func (c *Classifier) work(ctx context.Context) {
 	for ctx.Err() == nil {
 		p, err := c.start()
-		if err != nil {
-			c.o.Log.Error("SQL worker does not start", "error", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(restartPause):
-			}
+		if err == nil && c.serve(ctx, p) {
 			continue
 		}
-		for n := 0; n < recycle && p != nil; n++ {
-			select {
-			case <-ctx.Done():
-				p.stop()
-				return
-			case <-p.ended:
-				// Nothing was asked of it.
-				c.died.Add(1)
-				p.stop()
-				p = nil
-			case j := <-c.jobs:
-				if !c.ask(p, j) {
-					p.stop()
-					p = nil
-				}
-			}
+		if err != nil {
+			c.o.Log.Error("SQL worker does not start", "error", err)
 		}
-		if p != nil {
-			p.stop()
+		select {
+		case <-ctx.Done():
+		case <-time.After(restartPause):
 		}
 	}
+}
+
+// serve gives jobs to a process until it is of no more use, and stops it. It is
+// false when the process ended before it was asked anything, as one does that
+// cannot run here: the next is not to be started at once.
+func (c *Classifier) serve(ctx context.Context, p *process) bool {
+	defer p.stop()
+	for n := range recycle {
+		select {
+		case <-ctx.Done():
+			return true
+		case <-p.ended:
+			c.died.Add(1)
+			if n == 0 {
+				c.o.Log.Error("SQL worker ended before it was asked anything")
+			}
+			return n > 0
+		case j := <-c.jobs:
+			if !c.ask(p, j) {
+				return true
+			}
+		}
+	}
+	return true
 }
 
 // ask gives a job to a process. It is false when that process is of no more use.

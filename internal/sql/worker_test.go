@@ -260,6 +260,18 @@ func TestNoWorker(t *testing.T) {
 	}
 }
 
+// A worker that cannot run here is not started over and over.
+func TestWorkerThatEndsAtOnce(t *testing.T) {
+	c, err := New(Options{Path: fake(t, "exit 1")})
+	must(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), restartPause/2)
+	defer cancel()
+	must(t, c.Run(ctx))
+	if s := c.Stats(); s.Starts != 1 || s.Died != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
 // Workers end with Run.
 func TestRunEnds(t *testing.T) {
 	c, err := New(Options{Path: workerPath, Workers: 2})
