@@ -45,7 +45,7 @@ enum kind {
 	KIND_EGRESS = 11,         /* a packet that leads past the gateway */
 	KIND_INGRESS = 12,        /* a packet that does not come from it */
 	KIND_INTERNAL = 13,       /* a map was full or an allocation failed */
-	/* from here on: counted only, nothing was denied */
+	/* from here on: counted only, nothing that anybody has to be told */
 	KIND_REDIRECTED = 14,
 	KIND_RESOLVED = 15,       /* UDP sent to the resolver */
 	KIND_LOOPBACK = 16,       /* listed loopback port, left alone */
@@ -53,7 +53,8 @@ enum kind {
 	KIND_TOKEN_FAILED = 18,   /* no room for the option: gateway closes */
 	KIND_EVENTS_LOST = 19,    /* ring full */
 	KIND_EVENTS_LIMITED = 20, /* over EVENTS_PER_SECOND */
-	KIND_COUNT = 21,
+	KIND_UDP_PROBE = 21,      /* UDP connect to a virtual address, refused */
+	KIND_COUNT = 22,
 };
 
 /* policy: cgroup id -> policy */

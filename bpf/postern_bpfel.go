@@ -82,7 +82,8 @@ const (
 	PosternKindKIND_TOKEN_FAILED   PosternKind = 18
 	PosternKindKIND_EVENTS_LOST    PosternKind = 19
 	PosternKindKIND_EVENTS_LIMITED PosternKind = 20
-	PosternKindKIND_COUNT          PosternKind = 21
+	PosternKindKIND_UDP_PROBE      PosternKind = 21
+	PosternKindKIND_COUNT          PosternKind = 22
 )
 
 type PosternLimit struct {

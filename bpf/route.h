@@ -216,7 +216,15 @@ static __always_inline int route(struct bpf_sock_addr *ctx, struct subject *s, i
 			return port;
 	}
 	if (s->protocol == IPPROTO_UDP && s->port != DNS_PORT) {
-		deny(s, KIND_UDP);
+		/*
+		 * getaddrinfo of glibc connects a UDP socket to every address it
+		 * found, to sort them by the source that each would have. Nothing
+		 * is sent, and it is no attempt at anything.
+		 */
+		if (connecting && is_virtual(s->addr))
+			count(KIND_UDP_PROBE);
+		else
+			deny(s, KIND_UDP);
 		return ROUTE_DENIED;
 	}
 	port = route_gateway(ctx, s);

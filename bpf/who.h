@@ -82,4 +82,15 @@ static __always_inline int is_unspecified(const __u32 *a)
 	return (is_mapped(a) || (!a[0] && !a[1] && !a[2])) && !a[3];
 }
 
+/*
+ * The addresses that the resolver gives to names: 198.18.0.0/15 and
+ * fd50:6f73:7465::/48, as internal/dns has them.
+ */
+static __always_inline int is_virtual(const __u32 *a)
+{
+	if (is_mapped(a))
+		return (a[3] & bpf_htonl(0xfffe0000)) == bpf_htonl(0xc6120000);
+	return a[0] == bpf_htonl(0xfd506f73) && (a[1] & bpf_htonl(0xffff0000)) == bpf_htonl(0x74650000);
+}
+
 #endif

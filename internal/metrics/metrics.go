@@ -91,7 +91,7 @@ var (
 	spoolDesc    = prometheus.NewDesc("postern_audit_spool_bytes", "Room that recordings take on disk.", nil, nil)
 	quotaDesc    = prometheus.NewDesc("postern_audit_quota_bytes", "Room that recordings may take on disk.", nil, nil)
 	bypassDesc   = prometheus.NewDesc("postern_bypass_attempts_total", "What the kernel denied to agents, by kind.", []string{"kind"}, nil)
-	passedDesc   = prometheus.NewDesc("postern_ebpf_passed_total", "What the kernel programs let through or lost, by kind.", []string{"kind"}, nil)
+	passedDesc   = prometheus.NewDesc("postern_ebpf_passed_total", "What the kernel programs counted besides denials, by kind: let through, lost, or of no account.", []string{"kind"}, nil)
 	parsedDesc   = prometheus.NewDesc("postern_sqlparse_statements_total", "Statements by how they were classified: from the cache, by a worker, or at the cost of one.", []string{"result"}, nil)
 	attachedDesc = prometheus.NewDesc("postern_ebpf_attached", "1 when the hook's program is attached to the policy root.", []string{"hook"}, nil)
 )

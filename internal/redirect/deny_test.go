@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"syscall"
+	"strings"
 	"testing"
 	"time"
 
@@ -63,6 +64,46 @@ func TestUDPIsDenied(t *testing.T) {
 		t.Errorf("sendto by a connected socket: %v", errno)
 	}
 	none(t, records)
+	w.quiet()
+}
+
+// TestUDPProbesOfVirtualAddressesAreSilent: getaddrinfo connects a datagram
+// socket to every address it found. That is refused like all UDP, and no bypass
+// attempt; a datagram to the same address is one. The ranges are those of
+// internal/dns.
+func TestUDPProbesOfVirtualAddressesAreSilent(t *testing.T) {
+	w, a, _ := closed(t)
+	counts := func() (denied, probes uint64) {
+		t.Helper()
+		stats, err := w.kernel.Stats()
+		w.must(err)
+		return stats[UDP], stats[UDPProbe]
+	}
+	for addr, silent := range map[string]bool{
+		"198.18.0.0:5432": true, "198.19.255.255:443": true, "[::ffff:198.18.7.7]:443": true, "[fd50:6f73:7465::c612:1]:5432": true,
+		"198.17.255.255:443": false, "198.20.0.0:443": false, "[fd50:6f73:7466::1]:443": false, "[fd51:6f73:7465::1]:443": false,
+	} {
+		domain := unix.AF_INET
+		if strings.HasPrefix(addr, "[") {
+			domain = unix.AF_INET6
+		}
+		fd := a.socket(domain, unix.SOCK_DGRAM)
+		denied, probes := counts()
+		if errno := a.connect(fd, addr); errno != unix.EPERM {
+			t.Errorf("connect to %s: %v, want EPERM", addr, errno)
+		}
+		if d, p := counts(); (p == probes+1) != silent || (d == denied+1) == silent {
+			t.Errorf("connect to %s: %d denials and %d probes more", addr, d-denied, p-probes)
+		}
+		denied, _ = counts()
+		if errno := a.sendto(fd, "x", addr, 0); errno != unix.EPERM {
+			t.Errorf("sendto %s: %v, want EPERM", addr, errno)
+		}
+		if d, _ := counts(); d != denied+1 {
+			t.Errorf("a datagram to %s is not told", addr)
+		}
+		a.close(fd)
+	}
 	w.quiet()
 }
 

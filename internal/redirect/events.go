@@ -40,6 +40,7 @@ const (
 	TokenFailed   = Kind(bpf.PosternKindKIND_TOKEN_FAILED)
 	EventsLost    = Kind(bpf.PosternKindKIND_EVENTS_LOST)
 	EventsLimited = Kind(bpf.PosternKindKIND_EVENTS_LIMITED)
+	UDPProbe      = Kind(bpf.PosternKindKIND_UDP_PROBE)
 )
 
 var kindNames = map[Kind]string{
@@ -63,6 +64,7 @@ var kindNames = map[Kind]string{
 	TokenFailed:   "token_failed",
 	EventsLost:    "events_lost",
 	EventsLimited: "events_limited",
+	UDPProbe:      "udp_probe",
 }
 
 // String is a word fit for a metric label; the set of them is closed.
