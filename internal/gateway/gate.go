@@ -203,7 +203,9 @@ func (g *gate) ask(ctx context.Context, n uint64, r *engine.Request, v policy.Ve
 		}
 	}
 	began := g.gateway.Now()
+	g.wait(true)
 	decision, err := g.gateway.Approvals.Submit(ctx, ask)
+	g.wait(false)
 	g.gateway.Metrics.waited(g.session, g.gateway.Now().Sub(began))
 	if err := g.answered(recording.Approval{Request: n, ID: id}, decision, err); err != nil {
 		return g.unrecorded(err)

@@ -230,6 +230,22 @@ func TestReap(t *testing.T) {
 	})
 }
 
+// A session that waits for a person is not idle, however long that takes.
+func TestReapLeavesWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(s *Setup) { s.Limits.Idle = time.Minute })
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go w.gateway.Reap(ctx)
+		c := w.login("planner", "s1")
+		c.asks("write a", "pending writes")
+		time.Sleep(9 * time.Minute)
+		w.approve("ada", "")
+		c.hears("ok write a")
+		c.hears("bye ended the session was idle for 1m0s")
+	})
+}
+
 // Drain waits for what ends by itself, takes nobody new, and ends the rest with
 // a word when its time is over.
 func TestDrain(t *testing.T) {

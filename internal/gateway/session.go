@@ -36,6 +36,7 @@ type session struct {
 	mu       sync.Mutex
 	upstream *wire.Conn // the last one dialled, for counters
 	activity activity
+	waits    bool // for a person, which is not idleness
 }
 
 // activity remembers when bytes last moved.
@@ -252,12 +253,19 @@ func (s *session) outdated(setup *Setup) *engine.Denial {
 	return nil
 }
 
-// idleSince is how long no byte has moved.
+// wait notes that a request waits for a person, or no longer does.
+func (s *session) wait(waits bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waits = waits
+}
+
+// idleSince is how long no byte has moved and nobody was waited for.
 func (s *session) idleSince(now time.Time) time.Duration {
 	in, out := s.client.Counters()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.activity.bytes != in+out {
+	if s.activity.bytes != in+out || s.waits {
 		s.activity = activity{in + out, now}
 	}
 	return now.Sub(s.activity.at)
