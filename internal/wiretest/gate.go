@@ -123,6 +123,19 @@ func (g *Gate) mentions(text string) bool {
 	return slices.ContainsFunc(g.events, func(e string) bool { return strings.Contains(e, text) })
 }
 
+// Unended returns how many exchanges have not been ended exactly once.
+func (g *Gate) Unended() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := 0
+	for _, x := range g.exchanges {
+		if x.ended != 1 {
+			n++
+		}
+	}
+	return n
+}
+
 // check is the law of every session: an exchange ends exactly once.
 func (g *Gate) check(t testing.TB) {
 	t.Helper()
