@@ -182,7 +182,7 @@ func (s *Server) maps(conn *net.UnixConn) error {
 // cgroup makes a cgroup of an agent and returns its id.
 func (s *Server) cgroup(relative string) (uint64, error) {
 	full := filepath.Join(s.mount, relative)
-	if path.Clean(relative) != relative || !strings.HasPrefix(full, s.Redirect.Cgroup+"/") {
+	if !filepath.IsLocal(relative) || path.Clean(relative) != relative || !strings.HasPrefix(full, s.Redirect.Cgroup+"/") {
 		return 0, fmt.Errorf("cgroup %q is not inside the policy root %s", relative, s.Redirect.Cgroup)
 	}
 	if err := os.MkdirAll(full, 0o755); err != nil {
