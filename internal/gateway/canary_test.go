@@ -11,8 +11,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/secret"
@@ -130,14 +132,21 @@ func TestPanicHangsUp(t *testing.T) {
 		s.Targets[0].Dial = &HostPort{"127.0.0.1", upstream.port}
 		s.Targets[0].Credential = func(context.Context) (secret.Credential, error) { return secret.Credential{}, nil }
 	})
+	var left *wire.Conn
 	w.lines.relay = func(ctx context.Context, _ *wire.Conn, up engine.Upstream, _ engine.Gate) error {
-		if _, _, err := up.Conn(ctx); err != nil {
+		var err error
+		if left, _, err = up.Conn(ctx); err != nil {
 			return err
 		}
 		panic("logged in")
 	}
 	w.login("planner", "s1").ends()
-	<-upstream.heard
+	select {
+	case <-upstream.heard:
+	case <-time.After(10 * time.Second):
+		t.Error("it is still open")
+	}
+	runtime.KeepAlive(left) // or the collector would close it
 }
 
 // Why the upstream was not reached is on record, and not in the error that a
