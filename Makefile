@@ -43,8 +43,8 @@ generate: setup ## regenerate the kernel objects (clang-14) and the lists of dep
 	go test -count=1 -run '^TestDependencies$$' ./internal/archtest -update
 
 .PHONY: demo
-demo: build ## a database, a gateway and an agent on this machine, explained as they run
-	go run ./test/demo
+demo: setup build ## a database, a gateway and an agent on this machine, explained as they run
+	@go run ./test/demo
 
 # Steps of check and test; a failed one does not hide the others.
 .PHONY: generated
@@ -69,31 +69,40 @@ STATIC = -step 'make generated' -step 'make vet' -step 'make lint'
 check: setup ## what every commit passes: generated files, vet, linters, unit tests with -race
 	@$(REPORT) $(STATIC) '. -race ./...'
 
+# The npm clients, by their lock file. Tests run without a network.
+.PHONY: clients
+clients:
+	cd test/e2e/clients/node && npm ci --no-audit --no-fund --silent
+
+.PHONY: kernels
+kernels:
+	@test/kernel/fetch 5.10
+	@test/kernel/fetch 6.1 6.12 || echo 'newer kernels cannot be fetched: not all are tested'
+
+KERNELS = -step 'make kernels' '. -count=1 -tags=qemu ./test/kernel'
+
 .PHONY: test
-test: setup ## everything: check, the kernel programs (as root), real servers and clients
-	@$(REPORT) -step 'make build' $(STATIC) '. -race ./...' $(foreach m,$(MODULES),'$m ./...')
+test: setup ## everything: check, the kernel programs here and in QEMU, real servers and clients (as root)
+	@$(REPORT) -step 'make build' -step 'make clients' $(STATIC) $(KERNELS) '. -race ./...' $(foreach m,$(MODULES),'$m ./...')
 
 .PHONY: test-bypass
-test-bypass: build setup ## the ways out that must stay closed (as root)
-	@$(REPORT) 'test/bypass -count=1 ./...'
+test-bypass: setup ## the ways out that must stay closed, against a sniffer (as root)
+	@$(REPORT) '. -count=1 ./internal/redirect'
 
 .PHONY: test-kernels
 test-kernels: setup ## the kernel programs on Linux 5.10, 6.1 and 6.12, in QEMU
-	@test/kernel/fetch 5.10
-	@test/kernel/fetch 6.1 6.12 || echo 'newer kernels cannot be fetched: not all are tested'
-	@$(REPORT) '. -count=1 -tags=qemu ./test/kernel'
+	@$(REPORT) $(KERNELS)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target, FUZZTIME (20s) each
 	@$(REPORT) -fuzz $(FUZZTIME) '. ./...' $(foreach m,$(MODULES),'$m ./...')
 
 .PHONY: bench
-bench: build setup ## what the gateway costs, beside a direct connection
-	go run -C test/bench .
+bench: bench-postgres ## every benchmark, side by side with what one would have instead
 
 .PHONY: bench-postgres
-bench-postgres: build setup ## pgbench: direct, through pgbouncer, through the gateway
-	go run -C test/bench . postgres
+bench-postgres: setup build ## pgbench: direct, through pgbouncer, through the gateway (as root, ten minutes)
+	@go run ./test/bench
 
 .PHONY: clean
 clean: ## remove build/, kernels and tools included
