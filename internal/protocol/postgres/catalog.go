@@ -45,7 +45,8 @@ type relation struct {
 	name    string
 	columns map[int16]string // those with a name that a pattern masks; all of them in a hidden relation
 	masked  map[int16]bool
-	hidden  bool // a view over masked columns: every column of it may be one
+	heirs   map[int16]*relation // by a masked column of a parent or partitioned table: whose it is
+	hidden  bool                // a view over masked columns: every column of it may be one
 	keys    [][]string
 }
 
@@ -72,6 +73,9 @@ func (c *catalog) origin(table uint32, attr int16) (f engine.Field) {
 		f.Derived = append(slices.Clip(c.masked), "unknown column")
 	default:
 		f.Column = column
+		if parent := r.heirs[attr]; parent != nil {
+			f.Schema, f.Table = parent.schema, parent.name
+		}
 	}
 	return f
 }
@@ -171,8 +175,8 @@ func (c *catalog) derivedFrom(s *sql.Statement) []string {
 }
 
 // catalogQuery reads everything in one round trip: the search path, the
-// relations, the columns that a pattern may mask with the views over them, and
-// the unique keys. Every name is qualified, so that no search_path changes it.
+// relations, the columns that a pattern may mask with the views over them and the
+// tables that inherit them, and the unique keys. Every name is qualified, so that no search_path changes it.
 func catalogQuery(patterns []string) string {
 	const relations = `SELECT c.oid, n.nspname, c.relname, c.relkind FROM pg_catalog.pg_class c
  JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
@@ -187,9 +191,11 @@ func catalogQuery(patterns []string) string {
  JOIN pg_catalog.pg_rewrite r ON r.oid OPERATOR(pg_catalog.=) d.objid
  WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
  AND d.refobjid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid`
+	const heirs = `SELECT i.inhrelid, i.inhparent FROM pg_catalog.pg_inherits i
+ WHERE i.inhrelid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid`
 	parts := []string{`SELECT s FROM pg_catalog.unnest(pg_catalog.current_schemas(true)) s`, relations, keys}
 	if len(patterns) > 0 {
-		parts = append(parts, columns, views)
+		parts = append(parts, columns, views, heirs)
 	}
 	return strings.Join(parts, ";")
 }
@@ -203,6 +209,7 @@ type catalogReading struct {
 	failure error
 
 	dependencies [][3]uint32
+	heirs        [][2]uint32 // child and parent
 }
 
 func newReading(patterns []string, generation int) *catalogReading {
@@ -225,7 +232,7 @@ func (r *catalogReading) row(b []byte) error {
 	if err := rowValues(b, func(_ int, value []byte) { v = append(v, string(value)) }); err != nil {
 		return err
 	}
-	want := []int{1, 4, 2, 3, 3}
+	want := []int{1, 4, 2, 3, 3, 2}
 	if r.result >= len(want) || len(v) != want[r.result] {
 		return malformed("catalog row")
 	}
@@ -268,6 +275,12 @@ func (r *catalogReading) row(b []byte) error {
 			return malformed("catalog row")
 		}
 		r.dependencies = append(r.dependencies, [3]uint32{oid, uint32(ref), uint32(attr)})
+	case 5:
+		parent, err := strconv.ParseUint(v[1], 10, 32)
+		if err != nil {
+			return malformed("catalog row")
+		}
+		r.heirs = append(r.heirs, [2]uint32{oid, uint32(parent)})
 	}
 	return nil
 }
@@ -289,6 +302,8 @@ func (r *catalogReading) finish() (*catalog, error) {
 	if r.err != "" {
 		return nil, fmt.Errorf("read the upstream's catalog: %s", r.err)
 	}
+	for r.inherit() {
+	}
 	for changed := true; changed; {
 		changed = false
 		for _, d := range r.dependencies {
@@ -304,6 +319,51 @@ func (r *catalogReading) finish() (*catalog, error) {
 	}
 	slices.Sort(r.into.masked)
 	return r.into, nil
+}
+
+// inherit masks in tables that inherit, partitions among them, what is masked in
+// their parents: a pattern that names the parent means its rows, and those are in
+// the children. It reports whether something changed.
+func (r *catalogReading) inherit() (changed bool) {
+	for _, h := range r.heirs {
+		child, parent := r.into.relations[h[0]], r.into.relations[h[1]]
+		if child == nil || parent == nil {
+			continue
+		}
+		for attr, name := range child.columns {
+			if child.masked[attr] || !parent.masks(name) {
+				continue
+			}
+			if child.heirs == nil {
+				child.heirs = map[int16]*relation{}
+			}
+			child.masked[attr], child.heirs[attr] = true, parent.owner(name)
+			r.into.masked = append(r.into.masked, child.String()+"."+name)
+			changed = true
+		}
+	}
+	return changed
+}
+
+// masks says whether the column of this name is masked.
+func (r *relation) masks(name string) bool {
+	for attr := range r.masked {
+		if r.columns[attr] == name {
+			return true
+		}
+	}
+	return false
+}
+
+// owner is the relation whose column of this name a pattern masks: r, or the one
+// that it inherits it from.
+func (r *relation) owner(name string) *relation {
+	for attr, parent := range r.heirs {
+		if r.columns[attr] == name {
+			return parent
+		}
+	}
+	return r
 }
 
 // arrayElements takes the text form of an array of names apart.

@@ -49,6 +49,9 @@ func TestMaskingFollowsTheColumn(t *testing.T) {
 		"select ctid from customers":                   {from("ctid", oidCustomers, -1), false},
 		"select x from created_since":                  {from("x", 30000, 1), true},
 		"select lower(x) from created_since":           {computed("lower"), true},
+		"select email from customers_old":              {from("email", oidPartition, 1), true}, // a partition
+		"select id from customers_old":                 {from("id", oidPartition, 2), false},
+		"select lower(email) from customers_old":       {computed("lower"), true},
 		"select total from orders":                     {from("total", oidOrders, 2), false},
 		"update customers set id = 1 returning email":  {from("email", oidCustomers, 2), true},
 		"select relname from pg_class":                 {from("relname", 1259, 2), false},
