@@ -46,6 +46,7 @@ type Conn struct {
 	buf   []byte  // the window's storage
 	large *[]byte // buf's owner when it came from the pool
 	r, w  int     // unread bytes are buf[r:w]
+	busy  bool    // the last Fill brought all that there was room for: there is more
 
 	write sync.Mutex
 
@@ -71,14 +72,15 @@ func (c *Conn) Read(p []byte) (int, error) {
 func (c *Conn) Buffered() []byte { return c.buf[c.r:c.w] }
 
 // Discard drops n buffered bytes; n is at most len(Buffered()). A buffer beyond
-// the smallest is given back when it runs empty.
+// the smallest is given back when it runs empty and no stream is under way, one
+// beyond the pooled size in any case.
 func (c *Conn) Discard(n int) {
 	c.r += n
 	if c.r < c.w {
 		return
 	}
 	c.r, c.w = 0, 0
-	if len(c.buf) > smallBuffer {
+	if len(c.buf) > largeBuffer || len(c.buf) > smallBuffer && !c.busy {
 		c.release()
 		c.buf = nil
 	}
@@ -102,6 +104,7 @@ func (c *Conn) Fill(limit int) ([]byte, error) {
 	n, err := c.now.Read(c.buf[c.w:min(len(c.buf), c.r+limit)])
 	c.in.Add(int64(n))
 	c.w += n
+	c.busy = c.w == len(c.buf) && c.w <= largeBuffer
 	if n == 0 && err == nil {
 		err = io.ErrNoProgress
 	}
@@ -111,20 +114,21 @@ func (c *Conn) Fill(limit int) ([]byte, error) {
 	return c.Buffered(), err
 }
 
-// room makes space behind the unread bytes: by moving them to the front, then
-// by a pooled buffer, then by growth to no more than limit.
+// room makes space behind the unread bytes: by a pooled buffer while data is
+// streaming, by moving them to the front, then by growth to no more than limit.
 func (c *Conn) room(limit int) error {
 	have := c.w - c.r
 	if have >= limit {
 		return fmt.Errorf("%w: %d bytes", ErrTooLong, limit)
 	}
-	if c.buf == nil {
+	streaming := c.busy && len(c.buf) < largeBuffer && have < largeBuffer/2
+	if c.buf == nil && !streaming {
 		c.buf = make([]byte, smallBuffer)
 	}
-	if c.w < len(c.buf) {
+	if c.w < len(c.buf) && !streaming {
 		return nil
 	}
-	if c.r > 0 && have <= len(c.buf)/2 {
+	if !streaming && c.r > 0 && have <= len(c.buf)/2 {
 		copy(c.buf, c.buf[c.r:c.w])
 		c.r, c.w = 0, have
 		return nil

@@ -126,6 +126,38 @@ func TestIdleConnectionGivesLargeBufferBack(t *testing.T) {
 	}
 }
 
+// A result of many small rows is read in large pieces: each read is a system
+// call, and a system call costs more than what it brings.
+func TestStreamIsReadInLargePieces(t *testing.T) {
+	const total = 4 << 20
+	c := &counted{chunks: chunks{rest: [][]byte{make([]byte, total)}}}
+	conn := wire.New(c)
+	for {
+		b, err := conn.Fill(wire.LargeBuffer)
+		if err != nil {
+			break
+		}
+		conn.Discard(len(b) / 100 * 100) // whole rows
+	}
+	if most := total/wire.LargeBuffer*11/10 + 2; c.reads > most {
+		t.Errorf("%d reads, at most %d are needed", c.reads, most)
+	}
+	conn.Discard(len(conn.Buffered()))
+	if conn.Room() > wire.SmallBuffer {
+		t.Errorf("an idle connection holds %d bytes", conn.Room())
+	}
+}
+
+type counted struct {
+	chunks
+	reads int
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	c.reads++
+	return c.chunks.Read(p)
+}
+
 func TestPeekConsumesNothing(t *testing.T) {
 	c := reads("a", "bc", "d")
 	if b, err := c.Peek(3); string(b) != "abc" || err != nil {
