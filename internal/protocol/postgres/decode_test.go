@@ -3,6 +3,7 @@ package postgres
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"reflect"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/postern/postern/internal/engine"
+	"github.com/postern/postern/internal/relay/messages"
 )
 
 func TestDecodeBindParameters(t *testing.T) {
@@ -131,6 +133,21 @@ func TestPendingAsNotice(t *testing.T) {
 	n, err := decodeNotice(b)
 	if b[0] != 'N' || err != nil || n.field('M') != "postern: waiting for approval a1" || !strings.Contains(n.field('D'), "1m0s") {
 		t.Errorf("%q, %v", n, err)
+	}
+}
+
+// A client that pipelines for ever takes a bounded part of our memory.
+func TestUnansweredMessagesAreLimited(t *testing.T) {
+	c, _ := bare(nil)
+	var out messages.Out
+	for range maxOwed {
+		if _, err := c.Request(&out, syncUnit); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var d *engine.Denial
+	if _, err := c.Request(&out, syncUnit); !errors.As(err, &d) || d.Code != engine.Limit {
+		t.Errorf("%v", err)
 	}
 }
 

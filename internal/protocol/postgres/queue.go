@@ -55,6 +55,12 @@ type queue struct {
 	first   int
 }
 
+// maxOwed bounds the answers that may be owed: a Sync of five bytes costs an
+// entry of two hundred. A batch of fifty thousand statements fits.
+const maxOwed = 1 << 18
+
+func (q *queue) len() int { return len(q.entries) - q.first }
+
 func (q *queue) empty() bool { return q.first == len(q.entries) }
 
 // head is valid until the next push or pop; nil when nothing is owed.

@@ -376,3 +376,22 @@ func TestTerminate(t *testing.T) {
 		}
 	})
 }
+
+// One denied effect denies the whole text: nothing before it has run.
+func TestMultiStatement(t *testing.T) {
+	w := &world{decide: denyDelete}
+	w.play(t, func(s *wiretest.Session, agent, up *wiretest.Peer) {
+		agent.Say(query("select id from orders; delete from orders; select 1"))
+		agent.Hear(denied(noDelete), ready('I'))
+		up.HearNothing()
+		both := query("select id from orders; select total from orders")
+		agent.Say(both)
+		up.Hear(both)
+		answer := [][]byte{
+			rowDescription(from("id", oidOrders, 1)), row("1"), complete("SELECT 1"),
+			rowDescription(from("total", oidOrders, 2), from("id", oidOrders, 1)), row("2", "1"), complete("SELECT 1"), ready('I'),
+		}
+		up.Say(answer...)
+		agent.Hear(answer...)
+	})
+}

@@ -14,6 +14,9 @@ import (
 // Request implements messages.Codec: one function per message of the client.
 func (c *codec) Request(out *messages.Out, msg []byte) (messages.Step, error) {
 	kind := msg[0]
+	if c.queue.len() >= maxOwed {
+		return messages.Step{}, tooMany("unanswered messages", maxOwed)
+	}
 	if c.skipping && kind != 'S' && kind != 'X' {
 		return messages.Step{}, nil // PostgreSQL discards these too
 	}
