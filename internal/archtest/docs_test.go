@@ -119,6 +119,36 @@ func TestWordsOfPoliciesAreDocumented(t *testing.T) {
 	}
 }
 
+// TestCallersOfRevealAreListed: Reveal is the only way out of secret.Secret, and
+// docs/security.md says who takes it and what for.
+func TestCallersOfRevealAreListed(t *testing.T) {
+	const document = "docs/security.md"
+	listed := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z/_]+\\.go)` \\|").FindAllStringSubmatch(string(read(t, document)), -1) {
+		listed[m[1]] = true
+	}
+	for _, s := range sources(t) {
+		if s.test() {
+			continue
+		}
+		calls := false
+		ast.Inspect(s.File, func(n ast.Node) bool {
+			selector, ok := n.(*ast.SelectorExpr)
+			calls = calls || ok && selector.Sel.Name == "Reveal"
+			return !calls
+		})
+		if calls && !listed[s.path] {
+			t.Errorf("%s reveals a secret: say in %s what for", s.path, document)
+		}
+		if calls {
+			delete(listed, s.path)
+		}
+	}
+	for path := range listed {
+		t.Errorf("%s lists %s, which reveals no secret any more", document, path)
+	}
+}
+
 // hit finds the names of detectors where internal/mask reports a find.
 var hit = regexp.MustCompile(`\bhit\([^\n]*"([a-z0-9-]+)"\)|, (?:true|false), "([a-z0-9-]+)"\}`)
 
