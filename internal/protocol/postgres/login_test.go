@@ -194,6 +194,21 @@ func TestVerifiedUpstreamMayAskOlderMethods(t *testing.T) {
 	}
 }
 
+// That a password was sent is not that it was accepted.
+func TestUpstreamReadyWithoutAuthenticationOk(t *testing.T) {
+	login := withPassword
+	login.Verified = true
+	wiretest.Play(t, func(t *testing.T) {
+		s := (&world{login: login}).atLogin(t)
+		s.Upstream().Say(authRequest(authClear))
+		s.Upstream().Hear(msg('p', canary+"\x00"))
+		s.Upstream().Say(backendKey(7, "real"), ready('I'))
+		s.Upstream().HearNothing()
+		s.Upstream().Gone()
+		s.Client.Hear(fatal(unreachable(errors.New("any"))))
+	})
+}
+
 func md5Answer(user, password, salt string) string {
 	inner := md5.Sum([]byte(password + user))
 	outer := md5.Sum([]byte(hex.EncodeToString(inner[:]) + salt))
