@@ -21,11 +21,10 @@ import (
 )
 
 type options struct {
-	build   string
-	rounds  int
-	time    time.Duration
-	only    string
-	profile string
+	build  string
+	rounds int
+	time   time.Duration
+	only   string
 }
 
 func main() {
@@ -34,7 +33,6 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 5, "how often each row is measured at each peer")
 	flag.DurationVar(&o.time, "time", 2*time.Second, "how long one measurement takes")
 	flag.StringVar(&o.only, "only", "", "only rows whose name holds this")
-	flag.StringVar(&o.profile, "profile", "", "write perf's profile of the daemon here")
 	flag.Parse()
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "bench: it attaches kernel programs, so it takes root: sudo make bench")
@@ -60,18 +58,19 @@ func run(o options) (err error) {
 		return err
 	}
 	fmt.Printf("%d rounds of %s per row and peer, in turns; transactions per second, medians\n\n", o.rounds, o.time)
-	fmt.Printf("%-28s %10s %10s %10s   %9s %9s\n", "row", "direct", "pgbouncer", "postern", "÷ direct", "÷ bouncer")
+	fmt.Printf("%-24s %9s %9s %9s  %9s %9s  %s\n", "row", "direct", "pgbouncer", "postern", "÷ direct", "÷ bouncer",
+		"µs of processor per transaction: pgbouncer, postern")
 	var figures []string
 	for _, row := range rows {
 		if !strings.Contains(row.name, o.only) {
 			continue
 		}
-		median, err := r.measure(row)
+		median, cost, err := r.measure(row)
 		if err != nil {
 			return fmt.Errorf("%s: %w", row.name, err)
 		}
-		fmt.Printf("%-28s %10.0f %10.0f %10.0f   %9.2f %9.2f\n", row.name, median[direct], median[bouncer], median[postern],
-			median[postern]/median[direct], median[postern]/median[bouncer])
+		fmt.Printf("%-24s %9.0f %9.0f %9.0f  %9.2f %9.2f  %9.1f %9.1f\n", row.name, median[direct], median[bouncer], median[postern],
+			median[postern]/median[direct], median[postern]/median[bouncer], cost[bouncer], cost[postern])
 		figures = append(figures,
 			fmt.Sprintf("figure postgres/%s/direct %.3f", row.name, median[postern]/median[direct]),
 			fmt.Sprintf("figure postgres/%s/pgbouncer %.3f", row.name, median[postern]/median[bouncer]))
@@ -90,26 +89,35 @@ func run(o options) (err error) {
 	return nil
 }
 
-// measure takes all rounds of a row, peer by peer in turns.
-func (r *rig) measure(row row) (map[peer]float64, error) {
-	all := map[peer][]float64{}
+// measure takes all rounds of a row, peer by peer in turns. It returns medians
+// of transactions per second, and of the processor time that whoever stands in
+// between takes for one, in microseconds.
+func (r *rig) measure(row row) (tps, cost map[peer]float64, err error) {
+	rates, costs := map[peer][]float64{}, map[peer][]float64{}
 	for round := range r.options.rounds {
 		order := []peer{direct, bouncer, postern}
 		for i := range order {
 			p := order[(i+round)%len(order)]
-			tps, err := r.pgbench(row, p)
+			before := r.processorTime(p, row.tls)
+			rate, err := r.pgbench(row, p)
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", p, err)
+				return nil, nil, fmt.Errorf("%s: %w", p, err)
 			}
-			all[p] = append(all[p], tps)
+			took := r.processorTime(p, row.tls) - before
+			rates[p] = append(rates[p], rate)
+			costs[p] = append(costs[p], float64(took.Microseconds())/(rate*r.options.time.Seconds()))
 		}
 	}
-	median := map[peer]float64{}
+	return medians(rates), medians(costs), nil
+}
+
+func medians(all map[peer][]float64) map[peer]float64 {
+	out := map[peer]float64{}
 	for p, values := range all {
 		slices.Sort(values)
-		median[p] = values[len(values)/2]
+		out[p] = values[len(values)/2]
 	}
-	return median, nil
+	return out
 }
 
 func absolute(path string) string {

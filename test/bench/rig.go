@@ -83,7 +83,7 @@ type rig struct {
 	postern        *servers.Postern
 	bouncerPort    int
 	bouncerTLSPort int
-	bouncers       []*exec.Cmd
+	bouncers       map[bool]*exec.Cmd // with and without TLS
 }
 
 func prepare(o options) (*rig, error) {
@@ -94,7 +94,7 @@ func prepare(o options) (*rig, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &rig{options: o, dir: dir, ca: filepath.Join(dir, "corp-ca.pem")}
+	r := &rig{options: o, bouncers: map[bool]*exec.Cmd{}, dir: dir, ca: filepath.Join(dir, "corp-ca.pem")}
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return r, err
 	}
@@ -182,7 +182,7 @@ func (r *rig) startBouncer(tls bool) (int, error) {
 	if err := cmd.Start(); err != nil {
 		return 0, err
 	}
-	r.bouncers = append(r.bouncers, cmd)
+	r.bouncers[tls] = cmd
 	for range 200 {
 		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
@@ -283,6 +283,34 @@ func (r *rig) sessions() (int, error) {
 		}
 	}
 	return 0, errors.New("the status has no sessions")
+}
+
+// tick is the unit of /proc/PID/stat (sysconf(_SC_CLK_TCK), 100 on Linux).
+const tick = 10 * time.Millisecond
+
+// processorTime is what whoever stands between client and server has used.
+func (r *rig) processorTime(p peer, tls bool) time.Duration {
+	pid := 0
+	switch p {
+	case postern:
+		pid = r.postern.DaemonPID()
+	case bouncer:
+		pid = r.bouncers[tls].Process.Pid
+	default:
+		return 0
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(text), ") ") // the name before it may hold blanks
+	fields := strings.Fields(rest)
+	if len(fields) < 13 {
+		return 0
+	}
+	user, _ := strconv.ParseInt(fields[11], 10, 64)
+	system, _ := strconv.ParseInt(fields[12], 10, 64)
+	return time.Duration(user+system) * tick
 }
 
 // memory is the resident set of the daemon, in bytes.
