@@ -88,5 +88,5 @@ func allowTime() {
 		return
 	}
 	seconds := uint64(used.Utime.Sec + used.Stime.Sec + maxCPU)
-	unix.Setrlimit(unix.RLIMIT_CPU, &unix.Rlimit{Cur: seconds, Max: unix.RLIM_INFINITY})
+	unix.Setrlimit(unix.RLIMIT_CPU, &unix.Rlimit{Cur: seconds, Max: unix.RLIM_INFINITY}) //nolint:errcheck // below the hard limit it cannot fail
 }

@@ -104,8 +104,10 @@ func TestStates(t *testing.T) {
 		told string
 	}{
 		"approved": {func(t *testing.T, s *Store, w *waiter) { must(t, s.Approve(w.noticed.ID, yes)) }, nil, "pending approved consumed"},
-		"approved, the id in capitals": {func(t *testing.T, s *Store, w *waiter) { must(t, s.Approve(strings.ToUpper(w.noticed.ID), yes)) },
-			nil, "pending approved consumed"},
+		"approved, the id in capitals": {
+			func(t *testing.T, s *Store, w *waiter) { must(t, s.Approve(strings.ToUpper(w.noticed.ID), yes)) },
+			nil, "pending approved consumed",
+		},
 		"denied":    {func(t *testing.T, s *Store, w *waiter) { must(t, s.Deny(w.noticed.ID, yes)) }, ErrDenied, "pending denied"},
 		"expired":   {func(*testing.T, *Store, *waiter) { time.Sleep(10 * time.Minute) }, ErrExpired, "pending expired"},
 		"withdrawn": {func(_ *testing.T, _ *Store, w *waiter) { w.cancel(ErrWithdrawn) }, ErrWithdrawn, "pending withdrawn"},

@@ -119,6 +119,30 @@ func TestWordsOfPoliciesAreDocumented(t *testing.T) {
 	}
 }
 
+// use finds the commands of cmd/postern.
+var use = regexp.MustCompile(`Use:\s+(?:"([a-z]+)|verb \+)`)
+
+// TestCommandsAreInTheReadme: each command of postern is in the README's table.
+func TestCommandsAreInTheReadme(t *testing.T) {
+	text := string(read(t, "README.md"))
+	commands := []string{"approve", "deny"} // made by one function
+	for _, file := range files(t) {
+		if path.Dir(file) == "cmd/postern" && strings.HasSuffix(file, ".go") {
+			for _, m := range use.FindAllStringSubmatch(string(read(t, file)), -1) {
+				commands = append(commands, m[1])
+			}
+		}
+	}
+	if len(commands) < 15 {
+		t.Fatalf("only %d commands were found: %q", len(commands), commands)
+	}
+	for _, c := range commands {
+		if c != "" && c != "postern" && !regexp.MustCompile("`postern ([a-z]+ )?"+c+"[ `]").MatchString(text) {
+			t.Errorf("README.md lacks the command %s", c)
+		}
+	}
+}
+
 // TestCallersOfRevealAreListed: Reveal is the only way out of secret.Secret, and
 // docs/security.md says who takes it and what for.
 func TestCallersOfRevealAreListed(t *testing.T) {

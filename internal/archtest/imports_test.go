@@ -43,8 +43,8 @@ var rules = []rule{
 	{"internal/record", "internal/engine pkg/recording"},
 	{"internal/redirect", "bpf internal/identity"},
 	{"internal/guard", "internal/redirect internal/identity internal/config"},
-	{"internal/metrics", "internal/version"},
-	{"internal/control", "pkg/control"},
+	{"internal/metrics", "internal/identity internal/version"},
+	{"internal/control", "internal/identity pkg/control"},
 	// gateway.Serve is where a connection meets everything that decides on it.
 	{"internal/gateway", "internal/approval internal/dns internal/engine internal/mask internal/policy internal/record internal/secret internal/wire pkg/recording"},
 	{"cmd/postern-sqlparse", "internal/sql internal/sql/analyze internal/version"},

@@ -213,16 +213,3 @@ func (c *CA) Fingerprint() string {
 	sum := sha256.Sum256(c.cert.Raw)
 	return hex.EncodeToString(sum[:])
 }
-
-// Bundle returns the system's bundle with the root behind it.
-func (c *CA) Bundle(system []byte) []byte {
-	root := c.RootPEM()
-	if bytes.Contains(system, root) {
-		return bytes.Clone(system)
-	}
-	out := bytes.Clone(system)
-	if len(out) > 0 && out[len(out)-1] != '\n' {
-		out = append(out, '\n')
-	}
-	return append(out, root...)
-}

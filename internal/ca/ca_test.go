@@ -193,18 +193,3 @@ func TestOpenRace(t *testing.T) {
 		}
 	}
 }
-
-func TestBundle(t *testing.T) {
-	c := open(t, t.TempDir(), newClock())
-	system := []byte("# system\n-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----")
-	once := c.Bundle(system)
-	if !bytes.HasPrefix(once, append(bytes.Clone(system), '\n')) || !bytes.HasSuffix(once, c.RootPEM()) {
-		t.Errorf("%s", once)
-	}
-	if again := c.Bundle(once); !bytes.Equal(again, once) {
-		t.Error("the root is in it twice")
-	}
-	if got := c.Bundle(nil); !bytes.Equal(got, c.RootPEM()) {
-		t.Errorf("%s", got)
-	}
-}

@@ -44,8 +44,10 @@ func (c *CA) verify(chain *tls.Certificate, name string, at time.Time) error {
 		}
 		middle.AddCert(cert)
 	}
-	_, err := chain.Leaf.Verify(x509.VerifyOptions{DNSName: name, Roots: roots, Intermediates: middle, CurrentTime: at,
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+	_, err := chain.Leaf.Verify(x509.VerifyOptions{
+		DNSName: name, Roots: roots, Intermediates: middle, CurrentTime: at,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
 	return err
 }
 
@@ -189,9 +191,16 @@ func TestServerName(t *testing.T) {
 		dialled, asked string
 		ok             bool
 	}{
-		{"orders-db", "", true}, {"orders-db", "orders-db", true}, {"orders-db", "ORDERS-DB.", true},
-		{"orders-db", "orders.example.com", false}, {"orders-db", "elsewhere", false}, {"orders-db", "orders-db\x00", false},
-		{"orders-db", "10.0.0.7", false}, {"10.0.0.7", "", true}, {"10.0.0.7", "orders-db", false}, {"10.0.0.7", "10.0.0.7", false},
+		{"orders-db", "", true},
+		{"orders-db", "orders-db", true},
+		{"orders-db", "ORDERS-DB.", true},
+		{"orders-db", "orders.example.com", false},
+		{"orders-db", "elsewhere", false},
+		{"orders-db", "orders-db\x00", false},
+		{"orders-db", "10.0.0.7", false},
+		{"10.0.0.7", "", true},
+		{"10.0.0.7", "orders-db", false},
+		{"10.0.0.7", "10.0.0.7", false},
 	} {
 		if _, err := shown(i, c.dialled, c.asked); (err == nil) != c.ok || err != nil && !errors.Is(err, ErrName) {
 			t.Errorf("dialled %s, asked for %q: %v", c.dialled, c.asked, err)

@@ -409,7 +409,8 @@ func sorted(problems []Problem) []Problem {
 	if len(problems) > maxProblems {
 		more := len(problems) - maxProblems
 		problems = append(problems[:maxProblems:maxProblems], Problem{
-			Pos: problems[maxProblems].Pos, Message: fmt.Sprintf("and %d more problems from here on", more)})
+			Pos: problems[maxProblems].Pos, Message: fmt.Sprintf("and %d more problems from here on", more),
+		})
 	}
 	return problems
 }

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -102,6 +103,15 @@ func TestFullFileHasEveryKey(t *testing.T) {
 		if key := m[1] + m[2]; !have[key] {
 			t.Errorf("schema.go reads %s, which testdata/full.yaml lacks", strconv.Quote(key))
 		}
+	}
+}
+
+// TestReadmeExample: the configuration of the README has no problems.
+func TestReadmeExample(t *testing.T) {
+	_, rest, _ := strings.Cut(text(t, "../../README.md"), "```yaml\n")
+	example, _, ok := strings.Cut(rest, "```")
+	if cfg, problems := Parse("README.md", []byte(example), time.Now()); !ok || cfg == nil || len(problems) > 0 {
+		t.Errorf("the example: %v", problems)
 	}
 }
 

@@ -15,8 +15,10 @@ func (d *decoder) config(n *yaml.Node) *Config {
 		Record:   Record{DefaultDurability, DefaultSessionBytes, DefaultTotalBytes, DefaultResults},
 		Secrets:  Secrets{FileSource{DefaultSecretIdentity}},
 		SQLParse: SQLParse{DefaultSQLParsePath, DefaultSQLWorkers},
-		Limits: Limits{DefaultSessions, DefaultAgentSessions, DefaultMessageBytes, DefaultHeldBytes,
-			DefaultHandshake, DefaultIdle},
+		Limits: Limits{
+			DefaultSessions, DefaultAgentSessions, DefaultMessageBytes, DefaultHeldBytes,
+			DefaultHandshake, DefaultIdle,
+		},
 		Log: Log{DefaultLogLevel, DefaultLogFormat},
 	}
 	d.mapping(n, "the file", map[string]reader{

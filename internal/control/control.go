@@ -13,9 +13,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"time"
 
+	"github.com/postern/postern/internal/identity"
 	"github.com/postern/postern/pkg/control"
 )
 
@@ -66,26 +66,8 @@ func New(o Options) *Server {
 	return s
 }
 
-// Listen makes the socket. One that is left over from a daemon that died is
-// replaced; one that somebody answers at is not.
-func Listen(path string) (net.Listener, error) {
-	if c, err := net.Dial("unix", path); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("another daemon listens at %s", path)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove an old socket: %w", err)
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, socketMode); err != nil {
-		l.Close()
-		return nil, err
-	}
-	return l, nil
-}
+// Listen makes the socket.
+func Listen(path string) (net.Listener, error) { return identity.Listen(path, socketMode) }
 
 // Serve answers until ctx ends.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {

@@ -246,8 +246,10 @@ func TestErrors(t *testing.T) {
 // post is a request that the client would not make.
 func (d *daemon) post(method, path, body string) (int, string) {
 	d.t.Helper()
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true,
-		DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", d.socket) }}}
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", d.socket) },
+	}}
 	req, err := http.NewRequest(method, "http://postern"+path, strings.NewReader(body))
 	must(d.t, err)
 	resp, err := client.Do(req)
@@ -302,7 +304,7 @@ func TestListen(t *testing.T) {
 	left, err := net.Listen("unix", path)
 	must(t, err)
 	left.(*net.UnixListener).SetUnlinkOnClose(false)
-	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "another daemon") {
+	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "another process") {
 		t.Error("beside another daemon:", err)
 	}
 	must(t, left.Close())

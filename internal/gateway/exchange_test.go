@@ -185,9 +185,12 @@ func TestEcho(t *testing.T) {
 		field engine.Field
 		want  string
 	}{
-		{engine.Field{Type: "text"}, "a placeholder-orders b"}, {engine.Field{Type: "text", Binary: true}, "a placeholder-orders b"},
-		{engine.Field{Type: "bytea", Binary: true}, "a placeholder-orders b"}, {engine.Field{}, "a placeholder-orders b"},
-		{engine.Field{Type: "record", Binary: true}, "NULL"}, {engine.Field{Binary: true}, "NULL"},
+		{engine.Field{Type: "text"}, "a placeholder-orders b"},
+		{engine.Field{Type: "text", Binary: true}, "a placeholder-orders b"},
+		{engine.Field{Type: "bytea", Binary: true}, "a placeholder-orders b"},
+		{engine.Field{}, "a placeholder-orders b"},
+		{engine.Field{Type: "record", Binary: true}, "NULL"},
+		{engine.Field{Binary: true}, "NULL"},
 	} {
 		got, null := g.maskerFor(&c.field).Mask(value)
 		if null {

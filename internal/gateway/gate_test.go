@@ -183,8 +183,13 @@ func TestSees(t *testing.T) {
 		agent, name string
 		want        bool
 	}{
-		{"planner", "orders-db", true}, {"planner", "other-db", false}, {"planner", "elsewhere", false}, {"stranger", "orders-db", false},
-		{"observed", "other-db", true}, {"observed", "elsewhere", false}, {"no longer", "other-db", false},
+		{"planner", "orders-db", true},
+		{"planner", "other-db", false},
+		{"planner", "elsewhere", false},
+		{"stranger", "orders-db", false},
+		{"observed", "other-db", true},
+		{"observed", "elsewhere", false},
+		{"no longer", "other-db", false},
 	} {
 		if got := s.Sees(c.agent, c.name); got != c.want {
 			t.Errorf("%s sees %s: %t", c.agent, c.name, got)

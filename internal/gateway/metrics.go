@@ -128,6 +128,7 @@ func (m *Metrics) masked(kind string) func() { return m.kinds[kind] }
 func (m *Metrics) waited(s *session, d time.Duration) {
 	m.approvalWait.WithLabelValues(s.target.Name).Observe(d.Seconds())
 }
+
 func (m *Metrics) sessionDenied(_ *session, d *engine.Denial) {
 	m.deniedSessions.WithLabelValues(d.Code.String()).Inc()
 }

@@ -68,14 +68,18 @@ func newWorld(t *testing.T, change ...func(*Setup)) *world {
 
 func newWorldWith(t *testing.T, o record.Options, change ...func(*Setup)) *world {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), approvals: approval.New(approval.Options{}), registry: prometheus.NewRegistry(),
-		log: &locked{}, lines: &lines{}, listener: &listener{conns: make(chan *claimed), closed: make(chan struct{})}}
+	w := &world{
+		t: t, dir: t.TempDir(), approvals: approval.New(approval.Options{}), registry: prometheus.NewRegistry(),
+		log: &locked{}, lines: &lines{}, listener: &listener{conns: make(chan *claimed), closed: make(chan struct{})},
+	}
 	var err error
 	if w.store, err = record.Open(w.dir, o); err != nil {
 		t.Fatal(err)
 	}
-	options := Options{Log: slog.New(slog.NewTextHandler(w.log, nil)), Store: w.store, Approvals: w.approvals,
-		Metrics: NewMetrics(w.registry), Now: time.Now}
+	options := Options{
+		Log: slog.New(slog.NewTextHandler(w.log, nil)), Store: w.store, Approvals: w.approvals,
+		Metrics: NewMetrics(w.registry), Now: time.Now,
+	}
 	w.gateway = New(options, w.setup(change...))
 	ctx, stop := context.WithCancel(t.Context())
 	w.stop = stop
@@ -128,8 +132,10 @@ func (w *world) setup(change ...func(*Setup)) *Setup {
 			Placeholder: secret.Placeholder{User: "app", Password: secret.New([]byte("placeholder-orders"))},
 			ServerTLS:   func(engine.Flow) *tls.Config { return nil },
 		}},
-		Limits: Limits{Sessions: 1000, SessionsPerAgent: 900, Idle: time.Hour,
-			Limits: engine.Limits{MessageBytes: 1 << 20, HeldBytes: 1 << 16, Handshake: 10 * time.Second, Statements: 10}},
+		Limits: Limits{
+			Sessions: 1000, SessionsPerAgent: 900, Idle: time.Hour,
+			Limits: engine.Limits{MessageBytes: 1 << 20, HeldBytes: 1 << 16, Handshake: 10 * time.Second, Statements: 10},
+		},
 		Results: true, MaxSession: 1 << 30,
 	}
 	for _, c := range change {
@@ -405,8 +411,10 @@ func (l *lines) Relay(ctx context.Context, c *wire.Conn, up engine.Upstream, gat
 
 func (l *lines) request(ctx context.Context, c *wire.Conn, gate engine.Gate, line string) error {
 	verb, object, _ := strings.Cut(line, " ")
-	r := &engine.Request{Kind: "line", Text: line, Memo: line,
-		Pending: func(p engine.Pending) { fmt.Fprintln(c, "pending", p.Rule) }}
+	r := &engine.Request{
+		Kind: "line", Text: line, Memo: line,
+		Pending: func(p engine.Pending) { fmt.Fprintln(c, "pending", p.Rule) },
+	}
 	if verb != "mystery" {
 		r.Effects = []engine.Effect{{Verb: verb, Object: object}}
 	}

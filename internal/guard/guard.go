@@ -70,26 +70,8 @@ func New(o Options) (*Server, error) {
 	return &Server{Options: o, mount: mount, slots: make(chan struct{}, maxPeers)}, nil
 }
 
-// Listen makes the socket. One that is left over from a guard that died is
-// replaced; one that somebody answers at is not.
-func Listen(at string) (*net.UnixListener, error) {
-	if c, err := net.Dial("unix", at); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("another guard listens at %s", at)
-	}
-	if err := os.Remove(at); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("remove an old socket: %w", err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: at, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(at, socketMode); err != nil {
-		l.Close()
-		return nil, err
-	}
-	return l, nil
-}
+// Listen makes the socket.
+func Listen(at string) (*net.UnixListener, error) { return identity.Listen(at, socketMode) }
 
 // Serve answers until ctx ends, then ends the runs and returns.
 func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {

@@ -39,12 +39,11 @@ func Launch() {
 	runtime.LockOSThread() // privileges are the thread's that executes
 	fail := os.NewFile(failFD, "failure")
 	unix.CloseOnExec(failFD)
-	if err := launch(); err != nil {
-		fmt.Fprint(fail, err.Error())
-		os.Exit(exitNotRun)
-	}
+	fmt.Fprint(fail, launch())
+	os.Exit(exitNotRun)
 }
 
+// launch executes the command, or says why not.
 func launch() error {
 	var plan launchPlan
 	in := os.NewFile(planFD, "plan")

@@ -172,7 +172,7 @@ func (c *Cgroups) bySearch(id uint64) (string, error) {
 	found := ""
 	err := filepath.WalkDir(c.root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.IsDir() {
-			return nil // removed while we look, or not ours to read
+			return nil //nolint:nilerr // removed while we look, or not ours to read
 		}
 		var st unix.Stat_t
 		if unix.Lstat(path, &st) == nil && st.Ino == id {

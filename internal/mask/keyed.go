@@ -9,11 +9,26 @@ type keyword struct {
 // keywords are compared without regard to case, dashes and underscores, with
 // the end of the name: db_password, DB-PASSWORD and dbPassword all match.
 var keywords = []keyword{
-	{"password", true}, {"passwd", true}, {"passphrase", true}, {"pwd", true}, {"pgpassword", true},
-	{"secret", false}, {"token", false}, {"apikey", false}, {"accesskey", false}, {"secretkey", false},
-	{"privatekey", false}, {"accountkey", false}, {"signingkey", false}, {"encryptionkey", false},
-	{"authorization", false}, {"credential", false}, {"credentials", false}, {"authtoken", false},
-	{"clientsecret", false}, {"sharedaccesskey", false},
+	{"password", true},
+	{"passwd", true},
+	{"passphrase", true},
+	{"pwd", true},
+	{"pgpassword", true},
+	{"secret", false},
+	{"token", false},
+	{"apikey", false},
+	{"accesskey", false},
+	{"secretkey", false},
+	{"privatekey", false},
+	{"accountkey", false},
+	{"signingkey", false},
+	{"encryptionkey", false},
+	{"authorization", false},
+	{"credential", false},
+	{"credentials", false},
+	{"authtoken", false},
+	{"clientsecret", false},
+	{"sharedaccesskey", false},
 }
 
 // keyed looks at a : or = between a name and a value.

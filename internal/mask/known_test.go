@@ -72,7 +72,9 @@ func TestKnownBase64(t *testing.T) {
 
 func TestKnownWeak(t *testing.T) {
 	m, weak := NewKnown([]Known{
-		{[]byte("short"), []byte("p")}, {[]byte("aaaaaaaaaaaaaaaa"), []byte("p")}, {[]byte("same as placeholder"), []byte("same as placeholder")},
+		{[]byte("short"), []byte("p")},
+		{[]byte("aaaaaaaaaaaaaaaa"), []byte("p")},
+		{[]byte("same as placeholder"), []byte("same as placeholder")},
 		{[]byte("good enough 1"), []byte("p")},
 	})
 	if len(weak) != 2 || weak[0] != 0 || weak[1] != 1 {

@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"runtime"
 	"strings"
 	"time"
@@ -20,10 +19,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/postern/postern/internal/identity"
 	"github.com/postern/postern/internal/version"
 )
 
-const readTimeout = 10 * time.Second
+const (
+	readTimeout = 10 * time.Second
+	// socketMode keeps the socket to the daemon's own user and group.
+	socketMode = 0o660
+)
 
 // Sources are read when Prometheus asks.
 type Sources struct {
@@ -141,31 +145,17 @@ func Listen(at string) (net.Listener, error) {
 	case at == "off":
 		return nil, nil
 	case strings.HasPrefix(at, "/"):
-		if err := removeSocket(at); err != nil {
+		l, err := identity.Listen(at, socketMode)
+		if err != nil {
 			return nil, fmt.Errorf("metrics: %w", err)
 		}
-		return net.Listen("unix", at)
+		return l, nil
 	}
 	l, err := net.Listen("tcp", at)
 	if err != nil {
 		return nil, fmt.Errorf("metrics: %w (change metrics.listen, or set it to off)", err)
 	}
 	return l, nil
-}
-
-// removeSocket removes the socket of a daemon that died, and nothing else that
-// a mistyped path may name.
-func removeSocket(path string) error {
-	st, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return nil
-	case err != nil:
-		return err
-	case st.Mode().Type() != os.ModeSocket:
-		return fmt.Errorf("%s is there and is no socket", path)
-	}
-	return os.Remove(path)
 }
 
 // Serve answers GET /metrics until ctx ends.

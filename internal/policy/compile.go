@@ -189,9 +189,11 @@ func (c *compiler) place(p *Policy, src *Rule, r *rule) {
 		}
 	}
 	if !reached && len(c.protocols) > 0 {
-		c.problems = append(c.problems, Problem{Where: src.Where, Warning: true,
+		c.problems = append(c.problems, Problem{
+			Where: src.Where, Warning: true,
 			Message: fmt.Sprintf("rule %q is never reached: earlier rules decide all that it matches", src.Name),
-			Help:    "move it up or remove it"})
+			Help:    "move it up or remove it",
+		})
 	}
 }
 

@@ -15,18 +15,24 @@ func example() []Rule {
 		{Name: "no-ddl", Target: "db", Verbs: []string{"ddl", "grant"}, Deny: "schema changes go through a migration pull request"},
 		{Name: "session", Target: "db", Verbs: []string{"session"}, Allow: true},
 		{Name: "reads", Target: "db", Verbs: []string{"select"}, Allow: true},
-		{Name: "narrow-writes", Target: "db", Verbs: []string{"insert", "update", "delete"},
-			When: `request.sql.by_key && !("customers" in request.sql.tables)`, Allow: true},
-		{Name: "other-writes-need-a-person", Target: "db", Verbs: []string{"insert", "update", "delete"},
-			Ask: &Ask{Approvers: []string{"dba"}, Within: 10 * time.Minute, ReasonRequired: true}},
+		{
+			Name: "narrow-writes", Target: "db", Verbs: []string{"insert", "update", "delete"},
+			When: `request.sql.by_key && !("customers" in request.sql.tables)`, Allow: true,
+		},
+		{
+			Name: "other-writes-need-a-person", Target: "db", Verbs: []string{"insert", "update", "delete"},
+			Ask: &Ask{Approvers: []string{"dba"}, Within: 10 * time.Minute, ReasonRequired: true},
+		},
 	}
 }
 
 func TestExample(t *testing.T) {
 	p := compile(t, example())
 	write := func(byKey any, table string) *Input {
-		in := &Input{Target: "db", Effects: []engine.Effect{{Verb: "delete", Object: table}},
-			Facts: map[string]any{"sql.tables": []string{table}}}
+		in := &Input{
+			Target: "db", Effects: []engine.Effect{{Verb: "delete", Object: table}},
+			Facts: map[string]any{"sql.tables": []string{table}},
+		}
 		if byKey != nil {
 			in.Facts["sql.by_key"] = byKey
 		}
@@ -50,8 +56,10 @@ func TestExample(t *testing.T) {
 }
 
 func TestWords(t *testing.T) {
-	p := compile(t, append(example(), Rule{Name: "no-functions", Target: "db", Verbs: []string{"function"},
-		Deny: "functions may write", Help: "write the statement out"}))
+	p := compile(t, append(example(), Rule{
+		Name: "no-functions", Target: "db", Verbs: []string{"function"},
+		Deny: "functions may write", Help: "write the statement out",
+	}))
 	for _, c := range []struct{ verb, object, reason, help string }{
 		{"ddl", "public.t", "schema changes go through a migration pull request (ddl on public.t)", "do without, or ask whoever keeps the policy"},
 		{"function", "f", "functions may write (function on f)", "write the statement out"},
@@ -120,9 +128,11 @@ func TestPerSession(t *testing.T) {
 }
 
 func TestConditions(t *testing.T) {
-	in := &Input{Target: "db", Effects: []engine.Effect{{Verb: "select"}}, Database: "sales",
+	in := &Input{
+		Target: "db", Effects: []engine.Effect{{Verb: "select"}}, Database: "sales",
 		Agent: Agent{Name: "planner", Run: "r1", Exe: "/usr/bin/psql", UID: 1000},
-		Facts: map[string]any{"sql.kind": "select", "sql.limit": int64(10), "sql.by_key": true, "sql.tables": []string{"a", "b"}}}
+		Facts: map[string]any{"sql.kind": "select", "sql.limit": int64(10), "sql.by_key": true, "sql.tables": []string{"a", "b"}},
+	}
 	for when, want := range map[string]Action{
 		`agent.name == "planner" && agent.run == "r1"`:            Allow,
 		`agent.exe.endsWith("/psql") && agent.uid == 1000`:        Allow,
@@ -264,8 +274,10 @@ func TestNoAllocations(t *testing.T) {
 func fifty() []Rule {
 	var rules []Rule
 	for i := range 45 {
-		rules = append(rules, Rule{Name: fmt.Sprint("r", i), Target: []string{"db", "other", "*"}[i%3],
-			Verbs: [][]string{{"select"}, {"update", "delete"}, {"ddl"}}[i%3], Tables: []string{fmt.Sprintf("schema%d.t*", i)}, Allow: true})
+		rules = append(rules, Rule{
+			Name: fmt.Sprint("r", i), Target: []string{"db", "other", "*"}[i%3],
+			Verbs: [][]string{{"select"}, {"update", "delete"}, {"ddl"}}[i%3], Tables: []string{fmt.Sprintf("schema%d.t*", i)}, Allow: true,
+		})
 	}
 	return append(rules, example()...)
 }
@@ -274,10 +286,14 @@ func BenchmarkFiftyRules(b *testing.B) {
 	p := compile(b, fifty())
 	for name, in := range map[string]*Input{
 		"select": {Target: "db", Effects: []engine.Effect{{Verb: "select", Object: "public.orders"}}},
-		"update": {Target: "db", Effects: []engine.Effect{{Verb: "update", Object: "public.orders"}, {Verb: "select", Object: "public.orders"}},
-			Facts: map[string]any{"sql.by_key": true, "sql.tables": []string{"orders"}}},
-		"unknown": {Target: "db", Effects: []engine.Effect{{Verb: "update", Object: "public.orders"}},
-			Facts: map[string]any{"sql.tables": []string{"orders"}}},
+		"update": {
+			Target: "db", Effects: []engine.Effect{{Verb: "update", Object: "public.orders"}, {Verb: "select", Object: "public.orders"}},
+			Facts: map[string]any{"sql.by_key": true, "sql.tables": []string{"orders"}},
+		},
+		"unknown": {
+			Target: "db", Effects: []engine.Effect{{Verb: "update", Object: "public.orders"}},
+			Facts: map[string]any{"sql.tables": []string{"orders"}},
+		},
 	} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()

@@ -82,9 +82,12 @@ var sql = engine.Protocol{
 	Name:  "sql",
 	Verbs: []string{"select", "insert", "update", "delete", "ddl", "grant", "session", "function", engine.Unknown},
 	Facts: []engine.Fact{
-		{Name: "sql.by_key", Type: engine.Bool}, {Name: "sql.restricted", Type: engine.Bool},
-		{Name: "sql.limit", Type: engine.Int}, {Name: "sql.kind", Type: engine.Text},
-		{Name: "sql.tables", Type: engine.TextSet}, {Name: "sql.relations", Type: engine.TextSet},
+		{Name: "sql.by_key", Type: engine.Bool},
+		{Name: "sql.restricted", Type: engine.Bool},
+		{Name: "sql.limit", Type: engine.Int},
+		{Name: "sql.kind", Type: engine.Text},
+		{Name: "sql.tables", Type: engine.TextSet},
+		{Name: "sql.relations", Type: engine.TextSet},
 	},
 }
 

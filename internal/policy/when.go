@@ -46,8 +46,10 @@ func newConditions(facts []engine.Fact) (*conditions, error) {
 		c.types[name] = t
 	}
 	for _, f := range facts {
-		t := [...]*cel.Type{engine.Bool: cel.BoolType, engine.Int: cel.IntType, engine.Text: cel.StringType,
-			engine.TextSet: cel.ListType(cel.StringType)}[f.Type]
+		t := [...]*cel.Type{
+			engine.Bool: cel.BoolType, engine.Int: cel.IntType, engine.Text: cel.StringType,
+			engine.TextSet: cel.ListType(cel.StringType),
+		}[f.Type]
 		if other, ok := c.types[factPrefix+f.Name]; ok && !other.IsExactType(t) {
 			return nil, fmt.Errorf("fact %s is of two types", f.Name)
 		}
@@ -215,8 +217,10 @@ func dotted(args []ast.Expr) error {
 	name, ok := chain(args[1])
 	s, isText := args[0].AsLiteral().(types.String)
 	if ok && isText && name == "request.sql.tables" && strings.Contains(string(s), ".") {
-		return &problemError{fmt.Sprintf("request.sql.tables holds names without schemas, so %q is never in it", s),
-			"use request.sql.relations, or leave out the schema"}
+		return &problemError{
+			fmt.Sprintf("request.sql.tables holds names without schemas, so %q is never in it", s),
+			"use request.sql.relations, or leave out the schema",
+		}
 	}
 	return nil
 }

@@ -146,7 +146,7 @@ func (l *log) makeRoom(n int64) error {
 		return err
 	}
 	if err := allocate(l.f, l.room, more); err != nil {
-		l.budget(-more)
+		l.budget(-more) //nolint:errcheck // giving back is never refused
 		return fmt.Errorf("make room for the recording: %w", err)
 	}
 	l.room += more
@@ -247,7 +247,7 @@ func (l *log) close() error {
 		l.win = nil
 	}
 	err = errors.Join(err, l.f.Truncate(l.pos), l.f.Close())
-	l.budget(blocks(l.pos) - l.room)
+	l.budget(blocks(l.pos) - l.room) //nolint:errcheck // giving back is never refused
 	return err
 }
 

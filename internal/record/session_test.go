@@ -65,8 +65,10 @@ func TestSession(t *testing.T) {
 	want := []recording.Body{
 		&recording.Intent{Purpose: "session", User: "app", Database: "d", Parameters: []recording.Pair{{Name: "a", Value: "1"}, {Name: "b", Value: "2"}}},
 		&recording.Upstream{Address: "10.0.0.1:5432", Verified: true, Took: 5},
-		&recording.Request{ID: 1, Form: "query", Text: aRequest.Text, Params: []recording.Param{{Value: []byte("4711")}},
-			Effects: []recording.Effect{{Verb: "update", Object: "public.orders"}, {Verb: "select", Object: "public.customers"}}, Context: "role=app"},
+		&recording.Request{
+			ID: 1, Form: "query", Text: aRequest.Text, Params: []recording.Param{{Value: []byte("4711")}},
+			Effects: []recording.Effect{{Verb: "update", Object: "public.orders"}, {Verb: "select", Object: "public.customers"}}, Context: "role=app",
+		},
 		&recording.Verdict{Request: 1, Action: "ask", Rule: "r"},
 		&recording.Approval{Request: 1, ID: "x", State: "pending"},
 		&recording.Fields{Request: 1, Fields: []recording.Field{{Name: "n", Relation: "public.orders", Column: "c", Type: "text", Binary: true}}},

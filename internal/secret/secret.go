@@ -52,7 +52,7 @@ func (s Secret) Equal(other []byte) bool {
 func (s Secret) Wipe() { clear(s.Reveal()) }
 
 // Format is for the verbs that String does not serve (%d, %x, %c).
-func (Secret) Format(f fmt.State, _ rune) { io.WriteString(f, mask) }
+func (Secret) Format(f fmt.State, _ rune) { io.WriteString(f, mask) } //nolint:errcheck // fmt has no way to say it
 
 func (Secret) String() string               { return mask }
 func (Secret) GoString() string             { return mask }

@@ -265,7 +265,7 @@ func (c *Classifier) start() (*process, error) {
 	c.starts.Add(1)
 	p := &process{cmd: cmd, in: in, out: out, r: bufio.NewReader(out), ended: make(chan struct{})}
 	go func() { // ends with the process, which stop sees to and waits for
-		cmd.Wait()
+		cmd.Wait() //nolint:errcheck // how it ended does not matter
 		close(p.ended)
 	}()
 	return p, nil

@@ -148,7 +148,7 @@ func (p *Peer) drain() {
 		p.all = append(p.all, buf[:n]...)
 		if err != nil {
 			var timeout net.Error
-			p.gone = p.gone || !(asTimeout(err, &timeout))
+			p.gone = p.gone || !asTimeout(err, &timeout)
 			return
 		}
 	}

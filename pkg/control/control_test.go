@@ -50,8 +50,11 @@ func TestProtocol(t *testing.T) {
 		answer any
 		do     func() (any, error)
 	}{
-		{"GET /v1/status ", Status{Version: "1", Started: moment, Agents: []Agent{{Name: "planner", Until: moment}}, Kernel: []Check{{Name: "k", OK: true}}},
-			func() (any, error) { return c.Status(ctx) }},
+		{
+			"GET /v1/status ",
+			Status{Version: "1", Started: moment, Agents: []Agent{{Name: "planner", Until: moment}}, Kernel: []Check{{Name: "k", OK: true}}},
+			func() (any, error) { return c.Status(ctx) },
+		},
 		{"GET /v1/sessions ", []Session{{ID: "s1", PID: 1, FromAgent: 2}}, func() (any, error) { return c.Sessions(ctx) }},
 		{"GET /v1/approvals ", []Approval{{ID: "a1", State: "pending", Params: []string{"1"}, DecideBy: moment}}, func() (any, error) { return c.Approvals(ctx) }},
 		{`POST /v1/approvals/a1/approve {"reason":"r"}`, Approval{ID: "a1"}, func() (any, error) { return c.Approve(ctx, "a1", "r") }},

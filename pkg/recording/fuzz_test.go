@@ -46,7 +46,9 @@ func same(t *testing.T, r *Reader, b []byte) {
 		ev, err := r.Next()
 		if err != nil {
 			if err == io.EOF {
-				_, err = r.Tail()
+				if _, err := r.Tail(); err != nil {
+					t.Errorf("behind the end: %v", err)
+				}
 			}
 			if n := r.Offset(); !bytes.Equal(again, b[:n]) {
 				t.Errorf("read\n%x, which encodes to\n%x", b[:n], again)

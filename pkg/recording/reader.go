@@ -74,8 +74,10 @@ func Open(path string) (*Reader, error) {
 
 // NewReader reads from src, which holds size bytes. The name is for errors.
 func NewReader(name string, src io.ReaderAt, size int64) (*Reader, error) {
-	r := &Reader{path: name, src: src, close: func() error { return nil },
-		size: func() (int64, error) { return size, nil }}
+	r := &Reader{
+		path: name, src: src, close: func() error { return nil },
+		size: func() (int64, error) { return size, nil },
+	}
 	return r, r.readHeader()
 }
 

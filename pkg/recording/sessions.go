@@ -107,8 +107,10 @@ func readSummaries(dir string) ([]Summary, error) {
 			switch b := ev.Body.(type) {
 			case *SessionOpened:
 				index[b.Session] = len(all)
-				all = append(all, Summary{Session: b.Session, Path: filepath.Join(dir, b.Path), Agent: b.Agent,
-					Target: b.Target, Protocol: b.Protocol, Opened: ev.Time})
+				all = append(all, Summary{
+					Session: b.Session, Path: filepath.Join(dir, b.Path), Agent: b.Agent,
+					Target: b.Target, Protocol: b.Protocol, Opened: ev.Time,
+				})
 			case *SessionClosed:
 				if i, ok := index[b.Session]; ok {
 					all[i].Closed, all[i].How, all[i].Length, all[i].Events = ev.Time, b.How, b.Length, b.Events

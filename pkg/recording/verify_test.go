@@ -198,8 +198,12 @@ func TestSessions(t *testing.T) {
 		filter Filter
 		want   string
 	}{
-		{Filter{}, "[s2 s1]"}, {Filter{Agent: "planner", Target: "orders"}, "[s2 s1]"}, {Filter{Agent: "coder"}, "[]"}, {Filter{Target: "x"}, "[]"},
-		{Filter{Since: opened}, "[s2]"}, {Filter{Until: opened}, "[s1]"},
+		{Filter{}, "[s2 s1]"},
+		{Filter{Agent: "planner", Target: "orders"}, "[s2 s1]"},
+		{Filter{Agent: "coder"}, "[]"},
+		{Filter{Target: "x"}, "[]"},
+		{Filter{Since: opened}, "[s2]"},
+		{Filter{Until: opened}, "[s1]"},
 	} {
 		if got := fmt.Sprint(list(c.filter)); got != c.want {
 			t.Errorf("%+v: %s", c.filter, got)

@@ -44,8 +44,10 @@ var tpsLine = regexp.MustCompile(`tps = ([0-9.]+) \(without initial connection t
 
 // pgbench runs one measurement.
 func (r *rig) pgbench(row row, p peer) (float64, error) {
-	args := []string{"-n", "-M", row.mode, "-c", fmt.Sprint(row.clients), "-j", fmt.Sprint(min(row.clients, 2)),
-		"-T", fmt.Sprint(max(1, int(r.options.time/time.Second)))}
+	args := []string{
+		"-n", "-M", row.mode, "-c", fmt.Sprint(row.clients), "-j", fmt.Sprint(min(row.clients, 2)),
+		"-T", fmt.Sprint(max(1, int(r.options.time/time.Second))),
+	}
 	if row.script == "" {
 		args = append(args, "-S")
 	} else {

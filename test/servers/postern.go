@@ -157,8 +157,10 @@ func (p *Postern) Start() error {
 
 // GuardCommand is postern-guard for this installation.
 func (p *Postern) GuardCommand(verb string, args ...string) *exec.Cmd {
-	return exec.Command(filepath.Join(p.Build, "postern-guard"), append([]string{verb, "--config", p.ConfigFile,
-		"--bpffs", filepath.Join(p.Dir, "bpf"), "--daemon-user", fmt.Sprint(DaemonUID)}, args...)...)
+	return exec.Command(filepath.Join(p.Build, "postern-guard"), append([]string{
+		verb, "--config", p.ConfigFile,
+		"--bpffs", filepath.Join(p.Dir, "bpf"), "--daemon-user", fmt.Sprint(DaemonUID),
+	}, args...)...)
 }
 
 // StartDaemon starts the daemon, as a user of its own with CAP_BPF.

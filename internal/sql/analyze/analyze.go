@@ -84,8 +84,10 @@ func analyze(stmts []*pg.RawStmt) (s *sql.Statement, err error) {
 
 // tooMuch stands for a statement that met a limit.
 func tooMuch() *sql.Statement {
-	s := &sql.Statement{Limit: -1, Kinds: []string{"unknown"}, ReturnsRows: true,
-		Effects: []engine.Effect{{Verb: engine.Unknown, Object: "a statement this large"}}}
+	s := &sql.Statement{
+		Limit: -1, Kinds: []string{"unknown"}, ReturnsRows: true,
+		Effects: []engine.Effect{{Verb: engine.Unknown, Object: "a statement this large"}},
+	}
 	s.Seal()
 	return s
 }

@@ -180,8 +180,10 @@ func (a *analyzer) setConfig(f *pg.FuncCall) {
 	}
 	value, known := constantText(argument(f, 1))
 	local := argument(f, 2).GetTypeCast().GetArg().GetAConst().GetSval().GetSval()
-	setting := sql.Setting{Name: strings.ToLower(name), Value: value, Known: known,
-		Local: argument(f, 2).GetAConst().GetBoolval().GetBoolval() || strings.HasPrefix(local, "t")}
+	setting := sql.Setting{
+		Name: strings.ToLower(name), Value: value, Known: known,
+		Local: argument(f, 2).GetAConst().GetBoolval().GetBoolval() || strings.HasPrefix(local, "t"),
+	}
 	if argument(f, 1).GetAConst().GetIsnull() {
 		setting.Reset, setting.Known = true, false
 	}

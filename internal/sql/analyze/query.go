@@ -93,8 +93,10 @@ func (a *analyzer) insert(s *pg.InsertStmt, sc *scope) {
 	}
 	a.assigned(s.Cols)
 	values := s.SelectStmt.GetSelectStmt()
-	a.s.Parts = append(a.s.Parts, sql.Part{Verb: sql.Insert, Table: t,
-		Written: s.SelectStmt == nil || values != nil && len(values.ValuesLists) > 0})
+	a.s.Parts = append(a.s.Parts, sql.Part{
+		Verb: sql.Insert, Table: t,
+		Written: s.SelectStmt == nil || values != nil && len(values.ValuesLists) > 0,
+	})
 	if c := s.OnConflictClause; c != nil && c.Action == pg.OnConflictAction_ONCONFLICT_UPDATE {
 		a.add(sql.Update, t.String())
 		a.assigned(c.TargetList)
@@ -123,8 +125,10 @@ func (a *analyzer) delete(s *pg.DeleteStmt, sc *scope) {
 }
 
 func (a *analyzer) changes(verb string, t sql.Table, rv *pg.RangeVar, where *pg.Node, joined bool) {
-	a.s.Parts = append(a.s.Parts, sql.Part{Verb: verb, Table: t,
-		Restricted: restricts(where), EqualColumns: equalColumns(where, rv, joined)})
+	a.s.Parts = append(a.s.Parts, sql.Part{
+		Verb: verb, Table: t,
+		Restricted: restricts(where), EqualColumns: equalColumns(where, rv, joined),
+	})
 }
 
 func (a *analyzer) merge(s *pg.MergeStmt, sc *scope) {

@@ -149,8 +149,10 @@ func (a *analyzer) define(m proto.Message, d definition, sc *scope) {
 // are not read from.
 func (a *analyzer) subjects(m proto.Message) (objects []string, fields []protoreflect.Name) {
 	r := m.ProtoReflect()
-	for _, name := range []protoreflect.Name{"relation", "view", "table", "sequence", "typevar", "base_stmt", "into", "objects", "object", "relations",
-		"trigname", "domainname", "funcname", "func", "defnames", "type_name", "schemaname", "name", "extname", "dbname", "servername", "subname", "pubname", "granted_roles", "roles", "role"} {
+	for _, name := range []protoreflect.Name{
+		"relation", "view", "table", "sequence", "typevar", "base_stmt", "into", "objects", "object", "relations",
+		"trigname", "domainname", "funcname", "func", "defnames", "type_name", "schemaname", "name", "extname", "dbname", "servername", "subname", "pubname", "granted_roles", "roles", "role",
+	} {
 		fd := r.Descriptor().Fields().ByName(name)
 		if fd == nil || !r.Has(fd) {
 			continue
