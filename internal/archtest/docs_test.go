@@ -119,6 +119,47 @@ func TestWordsOfPoliciesAreDocumented(t *testing.T) {
 	}
 }
 
+// TestLimitsAreConstants: the limits of docs/architecture.md are constants of
+// the packages that it names.
+func TestLimitsAreConstants(t *testing.T) {
+	const document = "docs/architecture.md"
+	constants := map[string]bool{}
+	for _, s := range sources(t) {
+		for _, d := range s.Decls {
+			if g, ok := d.(*ast.GenDecl); ok && g.Tok == token.CONST && !s.test() {
+				for _, spec := range g.Specs {
+					constants[path.Base(s.folder())+"."+spec.(*ast.ValueSpec).Names[0].Name] = true
+				}
+			}
+		}
+	}
+	_, limits, ok := strings.Cut(string(read(t, document)), "\n## Limits\n")
+	found := regexp.MustCompile("`([a-z]+\\.[A-Za-z]+)`[ ,]").FindAllStringSubmatch(limits, -1)
+	if !ok || len(found) < 30 {
+		t.Fatalf("%s lists %d limits", document, len(found))
+	}
+	for _, m := range found {
+		if !constants[m[1]] {
+			t.Errorf("%s has the limit %s, which is no constant", document, m[1])
+		}
+	}
+}
+
+// TestHooksAndMapsAreDocumented: docs/architecture.md has each.
+func TestHooksAndMapsAreDocumented(t *testing.T) {
+	text := string(read(t, "docs/architecture.md"))
+	names := regexp.MustCompile(`(?m)^\} (\w+) SEC\("\.maps"\)`).FindAllStringSubmatch(string(read(t, "bpf/maps.h")), -1)
+	hooks := regexp.MustCompile(`(?m)^\t\{"(\w+)", ebpf\.Attach`).FindAllStringSubmatch(string(read(t, "internal/redirect/attach.go")), -1)
+	if len(names) < 8 || len(hooks) < 10 {
+		t.Fatalf("found %d maps and %d hooks", len(names), len(hooks))
+	}
+	for _, m := range append(names, hooks...) {
+		if !strings.Contains(text, "`"+m[1]+"`") {
+			t.Errorf("docs/architecture.md lacks %s", m[1])
+		}
+	}
+}
+
 // use finds the commands of cmd/postern.
 var use = regexp.MustCompile(`Use:\s+(?:"([a-z]+)|verb \+)`)
 
