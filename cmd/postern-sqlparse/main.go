@@ -54,6 +54,9 @@ func enter() error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("no_new_privs: %w", err)
 	}
+	if err := dropCapabilities(); err != nil {
+		return fmt.Errorf("capabilities: %w", err)
+	}
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("descriptors: %w", err)
 	}
@@ -66,6 +69,16 @@ func enter() error {
 		}
 	}
 	return fmt.Errorf("execute itself: %w", unix.Exec("/proc/self/exe", []string{os.Args[0], marker}, nil))
+}
+
+// dropCapabilities gives up what the daemon's own may have handed down: an
+// ambient capability outlives executing another program.
+func dropCapabilities() error {
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return err
+	}
+	var none [2]unix.CapUserData // version 3 has two words of each set
+	return unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0])
 }
 
 func serve() error {

@@ -31,7 +31,7 @@ import (
 const (
 	// DefaultTotalBytes is the quota of all recordings together when Options
 	// names none: a week of a busy agent, and no surprise on a small disk.
-	DefaultTotalBytes = 16 << 30
+	DefaultTotalBytes = 10 << 30
 	// DefaultAgentBytes is the quota of one agent, so that a single one cannot
 	// make every other's requests be denied.
 	DefaultAgentBytes = 4 << 30

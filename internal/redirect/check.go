@@ -63,7 +63,7 @@ func StatusOf(o Options) Status {
 	s.CgroupID = id
 	info, err := os.Stat(o.base())
 	if errors.Is(err, fs.ErrNotExist) {
-		problem("", "nothing is attached: run `postern-guard attach --cgroup %s`", o.Cgroup)
+		problem("", "nothing is attached: run `postern-guard attach`")
 		return s
 	}
 	if err != nil {

@@ -79,6 +79,8 @@ INSERT INTO customers VALUES (1, 'Ada', 'ada@example.org', '078-05-1120'), (2, '
 CREATE TABLE orders (id int PRIMARY KEY, customer int, state text);
 INSERT INTO orders SELECT i, 1 + i % 2, 'new' FROM generate_series(1, 20) i;
 CREATE TABLE scratch (id int PRIMARY KEY, note text);
+CREATE VIEW customer_view AS SELECT * FROM customers;
+CREATE VIEW customer_view_renamed AS SELECT id, email AS e FROM customers;
 CREATE TABLE echoes (form text, value text, raw bytea);
 GRANT ALL ON ALL TABLES IN SCHEMA public TO cert_user, clear_user, md5_user;
 `

@@ -1,12 +1,15 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/postern/postern/test/servers"
 )
 
 // sh runs a shell script as an agent.
@@ -166,4 +169,59 @@ func TestRunRefuses(t *testing.T) {
 	if err == nil {
 		t.Errorf("a run launched another: %s", out)
 	}
+}
+
+// TestWorkersHaveNoCapabilities: the daemon has CAP_BPF, and the worker that
+// reads the agents' statements has nothing of it.
+func TestWorkersHaveNoCapabilities(t *testing.T) {
+	w := theWorld
+	if out, err := w.psql("planner", "orders", "SELECT 1"); err != nil {
+		t.Fatal(out)
+	}
+	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	workers := 0
+	for _, f := range all {
+		command, err := os.ReadFile(f)
+		if err != nil || !strings.HasPrefix(string(command), filepath.Join(w.dir, "bin", "postern-sqlparse")) {
+			continue
+		}
+		status, err := os.ReadFile(filepath.Join(filepath.Dir(f), "status"))
+		if err != nil {
+			continue
+		}
+		workers++
+		for _, field := range []string{"CapInh", "CapPrm", "CapEff", "CapAmb"} {
+			mustContain(t, string(status), field+":\t0000000000000000")
+		}
+		mustContain(t, string(status), "NoNewPrivs:\t1")
+	}
+	if workers < 2 {
+		t.Errorf("%d workers were found", workers)
+	}
+	daemon, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.postern.DaemonPID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustContain(t, string(daemon), "CapEff:\t0000008000000000")
+}
+
+// TestDaemonCannotBeRead: not by an agent, and not by the daemon's own user.
+func TestDaemonCannotBeRead(t *testing.T) {
+	w := theWorld
+	mem := fmt.Sprintf("/proc/%d/mem", w.postern.DaemonPID())
+	out, err := w.agent("planner", "orders", "head", "-c", "1", mem).CombinedOutput()
+	if err == nil {
+		t.Errorf("an agent opened %s", mem)
+	}
+	mustContain(t, string(out), "Permission denied")
+	same := exec.Command("head", "-c", "1", mem)
+	same.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: servers.DaemonUID, Gid: servers.DaemonUID}}
+	out, err = same.CombinedOutput()
+	if err == nil {
+		t.Errorf("the daemon's own user opened %s", mem)
+	}
+	mustContain(t, string(out), "Permission denied")
 }
