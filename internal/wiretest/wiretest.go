@@ -70,7 +70,6 @@ type Session struct {
 
 	mu        sync.Mutex // guards what Conn writes
 	upstreams []*Peer
-	taken     int
 }
 
 // Start makes an engine and runs it as the gateway does: Greet, then Relay,

@@ -87,8 +87,13 @@ func TestPlaceholderMisuse(t *testing.T) {
 
 func TestPasswordMessageLengths(t *testing.T) {
 	for _, m := range [][]byte{
-		{'p', 0, 0, 0, 0}, {'p', 0, 0, 0, 3}, {'p', 0xff, 0xff, 0xff, 0xff}, {'p', 0x7f, 0xff, 0xff, 0xff},
-		{'p', 0, 0, 0x20, 1}, {'Q', 0, 0, 0, 5}, msg('p', "no NUL"), msg('p', "a\x00b\x00"),
+		{'p', 0, 0, 0, 0},
+		{'p', 0, 0, 0, 3},
+		{'p', 0xff, 0xff, 0xff, 0xff},
+		{'p', 0x7f, 0xff, 0xff, 0xff},
+		{'p', 0, 0, 0x20, 1},
+		{'Q', 0, 0, 0, 5},
+		msg('p', "no NUL"), msg('p', "a\x00b\x00"),
 	} {
 		wiretest.Play(t, func(t *testing.T) {
 			s := (&world{}).start(t)

@@ -202,11 +202,10 @@ func catalogQuery(patterns []string) string {
 
 // catalogReading collects the answer to catalogQuery.
 type catalogReading struct {
-	into    *catalog
-	result  int
-	rows    int
-	err     string
-	failure error
+	into   *catalog
+	result int
+	rows   int
+	err    string
 
 	dependencies [][3]uint32
 	heirs        [][2]uint32 // child and parent

@@ -10,7 +10,8 @@ import (
 // which is the only way in which an encoder can fail.
 func encode(dst []byte, m interface {
 	Encode(dst []byte) ([]byte, error)
-}) []byte {
+},
+) []byte {
 	out, err := m.Encode(dst)
 	if err != nil {
 		panic("postgres: a message of our own does not encode: " + err.Error())

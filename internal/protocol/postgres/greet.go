@@ -283,9 +283,11 @@ func (c *conn) admitParameters(params map[string]string) (decisions map[string]s
 		case key == "user" || key == "database":
 		case key == "client_encoding":
 			if !utf8Encoding(value) {
-				return nil, &engine.Denial{Code: engine.ByPolicy,
+				return nil, &engine.Denial{
+					Code:   engine.ByPolicy,
 					Reason: fmt.Sprintf("client_encoding %.32q is not supported through the gateway", value),
-					Help:   "use UTF8: statements are understood in one encoding only"}
+					Help:   "use UTF8: statements are understood in one encoding only",
+				}
 			}
 		case key == "replication" && falsy(value):
 		case key == "replication":
@@ -334,9 +336,11 @@ func falsy(v string) bool {
 // "-c name=value" and "--name=value", words separated by blanks, a backslash
 // before a character that stands for itself.
 func optionSettings(options string) (map[string]string, error) {
-	refusal := &engine.Denial{Code: engine.ByPolicy,
+	refusal := &engine.Denial{
+		Code:   engine.ByPolicy,
 		Reason: "the start-up parameter options holds more than -c name=value",
-		Help:   "set parameters with SET after connecting"}
+		Help:   "set parameters with SET after connecting",
+	}
 	settings := map[string]string{}
 	words := optionWords(options)
 	for i := 0; i < len(words); i++ {

@@ -166,8 +166,10 @@ func TestCatalogReadingFailsTheTransaction(t *testing.T) {
 func TestCopyOutOfMaskedColumnsIsRefused(t *testing.T) {
 	(&world{masked: emails}).play(t, func(s *wiretest.Session, agent, up *wiretest.Peer) {
 		agent.Say(query("copy customers(email) to stdout"))
-		agent.Hear(denied(&engine.Denial{Code: engine.ByPolicy, Reason: "COPY of masked columns is refused",
-			Help: "use SELECT, whose results are masked, or leave the masked columns out"}), ready('I'))
+		agent.Hear(denied(&engine.Denial{
+			Code: engine.ByPolicy, Reason: "COPY of masked columns is refused",
+			Help: "use SELECT, whose results are masked, or leave the masked columns out",
+		}), ready('I'))
 		up.HearNothing()
 	})
 }

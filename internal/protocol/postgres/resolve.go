@@ -115,9 +115,11 @@ func startupRequest(parameters map[string]string) (*engine.Request, *engine.Deni
 	r := &engine.Request{Kind: "startup", Facts: map[string]any{}}
 	for name, value := range parameters {
 		if name == "replication" {
-			return nil, &engine.Denial{Code: engine.ByPolicy,
+			return nil, &engine.Denial{
+				Code:   engine.ByPolicy,
 				Reason: "replication connections are not supported through the gateway",
-				Help:   "connect without the start-up parameter replication"}
+				Help:   "connect without the start-up parameter replication",
+			}
 		}
 		r.Text += fmt.Sprintf("SET %s = %q; ", name, value)
 		r.Effects = append(r.Effects, engine.Effect{Verb: sql.Set, Object: name})

@@ -356,8 +356,10 @@ func (c *codec) parameterStatus(out *messages.Out, msg []byte) error {
 		return err
 	}
 	if err := meaning(string(name), string(value)); err != nil {
-		return &engine.Denial{Code: engine.ByPolicy, Reason: err.Error(),
-			Help: "keep client_encoding = UTF8 and standard_conforming_strings = on"}
+		return &engine.Denial{
+			Code: engine.ByPolicy, Reason: err.Error(),
+			Help: "keep client_encoding = UTF8 and standard_conforming_strings = on",
+		}
 	}
 	out.Down = c.identity.appendParameter(out.Down, name, value)
 	return nil
@@ -375,9 +377,11 @@ func (c *codec) copyBegins(out *messages.Out, head *entry, msg []byte) error {
 		return err
 	}
 	if msg[0] == 'H' && binaryFormat {
-		return &engine.Denial{Code: engine.ByPolicy,
+		return &engine.Denial{
+			Code:   engine.ByPolicy,
 			Reason: "COPY … TO STDOUT in binary format cannot be masked",
-			Help:   "use the text or csv format"}
+			Help:   "use the text or csv format",
+		}
 	}
 	if msg[0] == 'H' && head.resolved.copies != copyFrom {
 		return protocolError('H', "though the statement copies nothing out")

@@ -170,6 +170,7 @@ func query(text string) []byte { return msg('Q', text+"\x00") }
 func parse(name, text string) []byte {
 	return msg('P', name+"\x00"+text+"\x00\x00\x00")
 }
+
 func bindTo(portal, statement string, params ...string) []byte {
 	b := portal + "\x00" + statement + "\x00\x00\x00" + short(len(params))
 	for _, p := range params {
@@ -208,8 +209,9 @@ func failure(code, m string) []byte {
 }
 func denied(d *engine.Denial) []byte { return appendDenial(nil, d, "s1") }
 func fatal(d *engine.Denial) []byte  { return appendFatal(nil, d, "s1") }
-func short(n int) string             { return string(binary.BigEndian.AppendUint16(nil, uint16(n))) }
-func long(n int) string              { return string(binary.BigEndian.AppendUint32(nil, uint32(n))) }
+func short(n int) string { return string(binary.BigEndian.AppendUint16(nil, uint16(n))) }
+
+func long(n int) string { return string(binary.BigEndian.AppendUint32(nil, uint32(n))) }
 
 func row(values ...string) []byte {
 	b := short(len(values))
@@ -233,6 +235,7 @@ func rowDescription(columns ...column) []byte {
 
 // computed and from are columns of a result.
 func computed(name string) column { return column{name: []byte(name), typ: 25} }
+
 func from(name string, table uint32, attr int16) column {
 	return column{name: []byte(name), table: table, attr: attr, typ: 25}
 }

@@ -18,7 +18,6 @@ import (
 // upstream's "inject" makes the codec ask something itself.
 type toy struct {
 	held   string
-	x      engine.Exchange
 	owed   []engine.Exchange
 	denied []string // by text of the request, in order
 	broken bool
