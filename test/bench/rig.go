@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -111,7 +110,7 @@ func prepare(o options) (*rig, error) {
 	if err != nil {
 		return r, err
 	}
-	if err := copyFile(r.pg.CA, r.ca); err != nil {
+	if err := servers.CopyFile(r.pg.CA, r.ca, 0o755); err != nil {
 		return r, err
 	}
 	init := r.command(direct, false, pgbenchPath, "-i", "-q", "-s", "10")
@@ -137,7 +136,7 @@ func (r *rig) startPostern() (err error) {
 	}
 	bin := filepath.Join(r.dir, "bin")
 	for _, name := range []string{"postern", "postern-guard", "posternd", "postern-sqlparse"} {
-		if err := copyFile(filepath.Join(r.postern.Build, name), filepath.Join(bin, name)); err != nil {
+		if err := servers.CopyFile(filepath.Join(r.postern.Build, name), filepath.Join(bin, name), 0o755); err != nil {
 			return fmt.Errorf("%w: run `make build` first", err)
 		}
 	}
@@ -212,23 +211,6 @@ func (r *rig) close() {
 		r.pg.Stop()
 	}
 	os.RemoveAll(r.dir)
-}
-
-func copyFile(from, to string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		return err
-	}
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o755)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Close())
 }
 
 // idle measures the daemon's memory with a thousand sessions open on which

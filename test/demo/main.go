@@ -10,7 +10,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -135,15 +134,15 @@ func (d *demo) prepare(build string) (err error) {
 	}
 	// What the agent's DSN names as sslrootcert, before Postern and with it.
 	corpCA := filepath.Join(d.dir, "corp-ca.pem")
-	if err := copyFile(d.pg.CA, corpCA, 0o644); err != nil {
+	if err := servers.CopyFile(d.pg.CA, corpCA, 0o644); err != nil {
 		return err
 	}
 	// The agent's user has no way into the folder that this program was built in.
-	if err := copyFile("/proc/self/exe", filepath.Join(d.dir, "demo"), 0o755); err != nil {
+	if err := servers.CopyFile("/proc/self/exe", filepath.Join(d.dir, "demo"), 0o755); err != nil {
 		return err
 	}
 	for _, name := range []string{"postern", "postern-guard", "posternd", "postern-sqlparse"} {
-		if err := copyFile(filepath.Join(build, name), filepath.Join(d.dir, "bin", name), 0o755); err != nil {
+		if err := servers.CopyFile(filepath.Join(build, name), filepath.Join(d.dir, "bin", name), 0o755); err != nil {
 			return err
 		}
 	}
@@ -160,23 +159,6 @@ func (d *demo) prepare(build string) (err error) {
 	}
 	d.agent, err = startAgent(d, corpCA)
 	return err
-}
-
-func copyFile(from, to string, mode os.FileMode) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return fmt.Errorf("%w: run `make build` first", err)
-	}
-	defer in.Close()
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		return err
-	}
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, mode)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Close())
 }
 
 func (d *demo) close() error {

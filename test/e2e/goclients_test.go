@@ -160,7 +160,7 @@ func pqClient(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	stmt, err := tx.Prepare(pq.CopyIn("scratch", "id", "note"))
+	stmt, err := tx.Prepare(pq.CopyIn("scratch", "id", "note")) //nolint:staticcheck // what programs in the field use
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ package e2e
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -198,28 +197,11 @@ func (w *world) files() error {
 		copies[filepath.Join("../../build", name)] = filepath.Join(w.dir, "bin", name)
 	}
 	for from, to := range copies {
-		if err := copyFile(from, to); err != nil {
+		if err := servers.CopyFile(from, to, 0o755); err != nil {
 			return err
 		}
 	}
 	return os.CopyFS(filepath.Join(w.dir, "clients"), os.DirFS("clients"))
-}
-
-func copyFile(from, to string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return fmt.Errorf("%w: run `make build` first", err)
-	}
-	defer in.Close()
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		return err
-	}
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o755)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Close())
 }
 
 func (w *world) close() error {

@@ -209,7 +209,7 @@ func failure(code, m string) []byte {
 }
 func denied(d *engine.Denial) []byte { return appendDenial(nil, d, "s1") }
 func fatal(d *engine.Denial) []byte  { return appendFatal(nil, d, "s1") }
-func short(n int) string { return string(binary.BigEndian.AppendUint16(nil, uint16(n))) }
+func short(n int) string             { return string(binary.BigEndian.AppendUint16(nil, uint16(n))) }
 
 func long(n int) string { return string(binary.BigEndian.AppendUint32(nil, uint32(n))) }
 
