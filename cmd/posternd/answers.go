@@ -290,13 +290,14 @@ type attached struct {
 	err    error
 }
 
-// attachedAge is how old the guard's answer may be.
+// attachedAge is how old the guard's answer may be for a metric; people are told
+// how it is now.
 const attachedAge = 2 * time.Second
 
-func (a *attached) ask() (redirect.Status, error) {
+func (a *attached) ask(age time.Duration) (redirect.Status, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if time.Since(a.at) < attachedAge {
+	if time.Since(a.at) < age {
 		return a.status, a.err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), guardTimeout)
@@ -307,7 +308,7 @@ func (a *attached) ask() (redirect.Status, error) {
 }
 
 func (a *attached) hooks() map[string]bool {
-	status, err := a.ask()
+	status, err := a.ask(attachedAge)
 	if err != nil {
 		return nil
 	}
@@ -324,7 +325,7 @@ func (a *attached) hooks() map[string]bool {
 }
 
 func (a *attached) checks() []pkgcontrol.Check {
-	status, err := a.ask()
+	status, err := a.ask(0)
 	if err != nil {
 		return []pkgcontrol.Check{{Name: "guard", Detail: err.Error(), Help: "start postern-guard; until then no run can be launched"}}
 	}

@@ -150,3 +150,22 @@ func TestWatchApprovals(t *testing.T) {
 	}
 	s.answer()
 }
+
+// TestApprovalIsBoundToSettings: the same text after a SET is another request.
+func TestApprovalIsBoundToSettings(t *testing.T) {
+	w := theWorld
+	const statement = "DELETE FROM orders WHERE state = 'bound to settings'"
+	script := `psql -X -c "$1" & client=$!; read go; kill -9 $client; wait; echo killed; read go; psql -X -c "SET TimeZone = 'Asia/Tokyo'" -c "$1"; echo finished`
+	s := startAgent(t, w.agent("planner", "orders", "bash", "-c", script, "agent", statement))
+	id := s.asked()
+	fmt.Fprintln(s.in, "go")
+	s.expect("killed")
+	w.cli(t, "approve", id, "--reason", "harmless")
+	fmt.Fprintln(s.in, "go")
+	other := s.asked()
+	if other == id {
+		t.Error("the approval was used although a setting differs")
+	}
+	w.cli(t, "approve", other, "--reason", "harmless")
+	s.expect("finished")
+}

@@ -62,6 +62,10 @@ func TestDrain(t *testing.T) {
 	s := w.psqlSession(t, "planner", "orders")
 	mustContain(t, s.do("SELECT 'before';"), "before")
 	s.send("SELECT pg_sleep(1); SELECT 'finished';")
+	attached, err := w.postern.GuardCommand("check", "--json").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
 	stopped := make(chan error, 1)
 	go func() { stopped <- w.postern.StopDaemon(syscall.SIGTERM) }()
 	mustContain(t, s.answer(), "finished")
@@ -74,6 +78,10 @@ func TestDrain(t *testing.T) {
 	}
 	if out, err := w.psql("planner", "orders", "SELECT 1"); err != nil {
 		t.Error(out)
+	}
+	again, err := w.postern.GuardCommand("check", "--json").Output()
+	if err != nil || string(again) != string(attached) {
+		t.Errorf("a restart of the daemon touched the programs: %v\n%s\n%s", err, attached, again)
 	}
 }
 

@@ -225,3 +225,26 @@ func TestDaemonCannotBeRead(t *testing.T) {
 	}
 	mustContain(t, string(out), "Permission denied")
 }
+
+// TestGuardKilled: what runs goes on and is held as before; nothing new can be
+// launched until the guard is back.
+func TestGuardKilled(t *testing.T) {
+	w := theWorld
+	s := w.psqlSession(t, "planner", "orders")
+	mustContain(t, s.do("SELECT 'before';"), "before")
+	w.postern.StopGuard(syscall.SIGKILL)
+	mustContain(t, s.do("SELECT 'same session';"), "same session")
+	mustContain(t, s.do("\\c\nSELECT 'another one';"), "another one")
+	out, err := w.psql("planner", "orders", "SELECT 1")
+	if err == nil {
+		t.Errorf("launched without a guard: %s", out)
+	}
+	mustContain(t, out, "postern-guard is not running")
+	mustContain(t, w.cli(t, "status"), "FAIL  guard")
+	if err := w.postern.StartGuard(); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := w.psql("planner", "orders", "SELECT 1"); err != nil {
+		t.Errorf("after the guard came back: %v: %s", err, out)
+	}
+}

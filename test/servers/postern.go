@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -144,16 +145,38 @@ func (p *Postern) Start() error {
 	if out, err := p.GuardCommand("attach").CombinedOutput(); err != nil {
 		return fmt.Errorf("attach: %w: %s", err, out)
 	}
+	if err := p.StartGuard(); err != nil {
+		return err
+	}
+	return p.StartDaemon()
+}
+
+// StartGuard starts the guard; the programs are attached already.
+func (p *Postern) StartGuard() error {
 	p.guard = p.GuardCommand("serve")
 	p.guard.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: unix.SIGKILL}
 	if err := p.logged(p.guard, "guard.log"); err != nil {
 		return err
 	}
 	socket := filepath.Join(p.Dir, "run", "guard.sock")
-	if err := await(func() error { _, err := os.Stat(socket); return err }); err != nil {
+	err := await(func() error {
+		c, err := net.Dial("unix", socket)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
+	if err != nil {
 		return p.failed("guard", filepath.Join(p.Dir, "guard.log"), err)
 	}
-	return p.StartDaemon()
+	return nil
+}
+
+// StopGuard sends a signal to the guard and waits for its end.
+func (p *Postern) StopGuard(sig syscall.Signal) {
+	p.guard.Process.Signal(sig)
+	p.guard.Wait()
+	p.guard = nil
 }
 
 // GuardCommand is postern-guard for this installation.
@@ -274,8 +297,7 @@ func (p *Postern) Stop() error {
 		p.StopDaemon(syscall.SIGTERM) //nolint:errcheck // it may have ended by itself
 	}
 	if p.guard != nil {
-		p.guard.Process.Signal(syscall.SIGTERM)
-		p.guard.Wait()
+		p.StopGuard(syscall.SIGTERM)
 	}
 	if out, err := p.GuardCommand("detach").CombinedOutput(); err != nil {
 		errs = append(errs, fmt.Errorf("detach: %w: %s", err, out))
