@@ -70,7 +70,7 @@ func root(out *os.File) *cobra.Command {
 }
 
 // settings are the paths of the configuration.
-func (c *cli) settings() *config.Config { return config.Paths(c.config) }
+func (c *cli) settings() *config.Config { return config.Legible(c.config) }
 
 func (c *cli) daemon() *control.Client { return control.New(c.settings().Control.Socket) }
 

@@ -48,22 +48,25 @@ func (p problems) Error() string { return strings.Join(p, "\n") }
 // used; warnings do not keep it from being used.
 func (b *builder) compile(path string) (*config.Config, *policy.Set, []string, error) {
 	cfg, found := config.Load(path)
+	if cfg == nil {
+		cfg = config.Legible(path) // so that what is wrong elsewhere is told at once
+	}
 	var errs, warnings problems
+	told := map[string]bool{} // places: what follows from a mistake is not told again
 	for _, p := range found {
 		if p.Severity == config.Error {
 			errs = append(errs, p.String())
+			told[p.Pos.String()] = true
 		} else {
 			warnings = append(warnings, p.String())
 		}
 	}
-	if len(errs) > 0 {
-		return nil, nil, warnings, errs
-	}
-	set, unfit := policy.Compile(policies(cfg), b.byTarget(cfg))
+	set, unfit := policy.Compile(b.policies(cfg), b.byTarget(cfg))
 	for _, p := range unfit {
-		if p.Warning {
+		switch {
+		case p.Warning:
 			warnings = append(warnings, p.String())
-		} else {
+		case !told[p.Where]:
 			errs = append(errs, p.String())
 		}
 	}
@@ -165,11 +168,24 @@ func groups(words []string) (g mask.Group, unknown string) {
 	return g, ""
 }
 
-func policies(cfg *config.Config) policy.Config {
+// unknownProtocol says whether a target is there whose protocol is not.
+func (b *builder) unknownProtocol(cfg *config.Config, target string) bool {
+	for _, t := range cfg.Targets {
+		if _, ok := b.protocol(t.Protocol); t.Name == target && !ok {
+			return true
+		}
+	}
+	return false
+}
+
+func (b *builder) policies(cfg *config.Config) policy.Config {
 	var out policy.Config
 	for _, p := range cfg.Policies {
 		src := policy.Source{Where: p.Pos.String(), Name: p.Name}
 		for _, r := range p.Rules {
+			if b.unknownProtocol(cfg, r.Target) {
+				continue // the protocol is what is wrong
+			}
 			rule := policy.Rule{
 				Where: r.Pos.String(), WhenWhere: r.WhenPos.String(), Name: r.Name, Target: r.Target, Verbs: r.Verbs,
 				Tables: r.Tables, When: r.When, Allow: r.Allow, Deny: r.Deny, Help: r.Help,

@@ -227,14 +227,14 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// TestPathsOfABrokenFile: the sockets are found while the rest has problems.
-func TestPathsOfABrokenFile(t *testing.T) {
+// TestLegible: the sockets are found while the rest has problems.
+func TestLegible(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "postern.yaml")
 	text := "control: {socket: /run/other/control.sock}\nnonsense: 1\ntargets: [{name: x}]\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := Paths(file)
+	c := Legible(file)
 	if c.Control.Socket != "/run/other/control.sock" || c.Guard.Socket != DefaultGuardSocket {
 		t.Errorf("control %q, guard %q", c.Control.Socket, c.Guard.Socket)
 	}
@@ -242,7 +242,7 @@ func TestPathsOfABrokenFile(t *testing.T) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if c := Paths(file); c.Control.Socket != DefaultControlSocket {
+		if c := Legible(file); c.Control.Socket != DefaultControlSocket {
 			t.Errorf("%q: control %q", text, c.Control.Socket)
 		}
 	}

@@ -28,10 +28,10 @@ func Load(path string) (*Config, []Problem) {
 	return Parse(path, src, time.Now())
 }
 
-// Paths is what can be read of a file's directories and sockets, whatever
-// problems there are elsewhere in it, so that a running daemon is found while
-// its next configuration is being written. The rest of the Config means nothing.
-func Paths(path string) *Config {
+// Legible is what can be read of a file, whatever problems there are in it: for
+// finding a running daemon's sockets while its next configuration is being
+// written, and for telling what else is wrong. Nothing is decided by it.
+func Legible(path string) *Config {
 	d := &decoder{file: path, now: time.Now()}
 	src, err := read(path)
 	if err == nil {
