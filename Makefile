@@ -42,8 +42,12 @@ generate: setup ## regenerate the kernel objects (clang-14) and the lists of dep
 	go generate ./bpf
 	go test -count=1 -run '^TestDependencies$$' ./internal/archtest -update
 
+.PHONY: setup-demo
+setup-demo:
+	@test/tools/setup postgresql-15 postgresql-client-15
+
 .PHONY: demo
-demo: setup build ## a database, a gateway and an agent on this machine, explained as they run
+demo: setup-demo build ## a database, a gateway and an agent on this machine, explained as they run
 	@go run ./test/demo
 
 # Steps of check and test; a failed one does not hide the others.
@@ -97,11 +101,15 @@ test-kernels: setup ## the kernel programs on Linux 5.10, 6.1 and 6.12, in QEMU
 fuzz: ## every fuzz target, FUZZTIME (20s) each
 	@$(REPORT) -fuzz $(FUZZTIME) '. ./...' $(foreach m,$(MODULES),'$m ./...')
 
+.PHONY: setup-bench
+setup-bench:
+	@test/tools/setup postgresql-15 postgresql-client-15 pgbouncer
+
 .PHONY: bench
 bench: bench-postgres ## every benchmark, side by side with what one would have instead
 
 .PHONY: bench-postgres
-bench-postgres: setup build ## pgbench: direct, through pgbouncer, through the gateway (as root, ten minutes)
+bench-postgres: setup-bench build ## pgbench: direct, through pgbouncer, through the gateway (as root, ten minutes)
 	@go run ./test/bench
 
 .PHONY: clean
