@@ -85,7 +85,11 @@ func (g *Gateway) begin(ctx context.Context, conn net.Conn, flow engine.Flow) (*
 func (s *session) end() {
 	if p := recover(); p != nil {
 		s.err = fmt.Errorf("panic: %v", p)
-		s.gateway.Log.Error("a session panicked", "session", s.flow.Session, "panic", p, "stack", string(debug.Stack()))
+		stack := debug.Stack()
+		if far, ok := p.(interface{ Stack() []byte }); ok { // it happened on another goroutine
+			stack = far.Stack()
+		}
+		s.gateway.Log.Error("a session panicked", "session", s.flow.Session, "panic", p, "stack", string(stack))
 	}
 	s.cancel(nil)
 	s.client.Close()

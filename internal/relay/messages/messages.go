@@ -96,7 +96,8 @@ type Session struct {
 
 // Run relays until one side ends, ctx is cancelled or a limit is hit. A ctx
 // cancelled with a *engine.Denial as its cause tells it to the client. Both
-// connections are closed and both goroutines have ended when Run returns.
+// connections are closed and both goroutines have ended when Run returns. A panic
+// on either of them is Run's, as a *Panic, after that.
 func (s *Session) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -105,20 +106,23 @@ func (s *Session) Run(ctx context.Context) error {
 
 	requests := make(chan error, 1)
 	go func() {
-		err := s.requests(ctx)
+		err := s.protected(func() error { return s.requests(ctx) })
 		s.part(err)
 		requests <- err
 	}()
-	err := s.responses()
+	err := s.protected(s.responses)
 	s.part(err)
 	cancel(engine.ErrGone) // a request that waits waits no longer
-	err = first(<-requests, err)
+	other := <-requests
 	s.injections.Wait()
 
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.Codec.Broken()
-	return err
+	var panicked *Panic
+	errors.As(errors.Join(other, err), &panicked)
+	s.broken(panicked)
+	if panicked != nil {
+		panic(panicked)
+	}
+	return first(other, err)
 }
 
 // part closes both ends after one of them is done. A client's goodbye has been
@@ -160,9 +164,12 @@ func (s *Session) interrupt(cause error) {
 }
 
 func (s *Session) goodbye(d *engine.Denial) {
-	s.mu.Lock()
-	s.Codec.Goodbye(&s.out, d)
-	s.mu.Unlock()
+	s.protected(func() error { //nolint:errcheck // without these words the session ends all the same
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.Codec.Goodbye(&s.out, d)
+		return nil
+	})
 	s.Client.SetWriteDeadline(time.Now().Add(goodbyeTimeout))
 	s.flushDown() //nolint:errcheck // nobody is left to tell
 }
@@ -341,15 +348,16 @@ func (s *Session) submit(ctx context.Context, r *engine.Request) (engine.Exchang
 		}
 		watch.Go(func() { s.watchClient(cancel) })
 	}
-	x, err := s.Gate.Submit(ctx, r)
-	if waiting {
-		s.Client.SetReadDeadline(time.Unix(1, 0)) // ends watchClient
-		watch.Wait()
-		s.Client.SetReadDeadline(time.Time{})
-		s.mu.Lock()
-		s.withdraw = nil
-	}
-	return x, err
+	defer func() { // also when the gate panics, because callers give the lock up
+		if waiting {
+			s.Client.SetReadDeadline(time.Unix(1, 0)) // ends watchClient
+			watch.Wait()
+			s.Client.SetReadDeadline(time.Time{})
+			s.mu.Lock()
+			s.withdraw = nil
+		}
+	}()
+	return s.Gate.Submit(ctx, r)
 }
 
 // watchClient reads ahead until its deadline is moved to the past.
