@@ -39,12 +39,13 @@ var largeBuffers = sync.Pool{New: func() any { b := make([]byte, largeBuffer); r
 // Conn is one end of a session. Reads belong to one goroutine, writes to one
 // goroutine at a time (Write locks); deadlines and Close may come from any.
 type Conn struct {
-	raw net.Conn // the socket
-	now net.Conn // what is read and written: raw, or TLS over it
-	tls atomic.Pointer[tls.Conn]
+	socket socket
+	now    net.Conn // what is read and written: the socket, or TLS over it
+	tls    atomic.Pointer[tls.Conn]
 
 	buf   []byte  // the window's storage
 	large *[]byte // buf's owner when it came from the pool
+	lent  bool    // buf is somebody else's until Settle
 	r, w  int     // unread bytes are buf[r:w]
 	busy  bool    // the last Fill brought all that there was room for: there is more
 
@@ -54,7 +55,19 @@ type Conn struct {
 }
 
 // New wraps a connected socket.
-func New(c net.Conn) *Conn { return &Conn{raw: c, now: c} }
+func New(conn net.Conn) *Conn {
+	c := &Conn{socket: socket{conn: conn}}
+	c.now = &c.socket
+	return c
+}
+
+// Detached returns the connection as Detach made it, for a Poller; nil while it
+// is attached.
+func (c *Conn) Detached() Detached {
+	c.socket.mu.Lock()
+	defer c.socket.mu.Unlock()
+	return c.socket.detached
+}
 
 // Read returns buffered bytes first and then reads the connection.
 func (c *Conn) Read(p []byte) (int, error) {
@@ -82,7 +95,7 @@ func (c *Conn) Discard(n int) {
 	c.r, c.w = 0, 0
 	if len(c.buf) > largeBuffer || len(c.buf) > smallBuffer && !c.busy {
 		c.release()
-		c.buf = nil
+		c.buf, c.lent = nil, false
 	}
 }
 
@@ -136,7 +149,7 @@ func (c *Conn) room(limit int) error {
 	grown, pooled := c.grow(have, limit)
 	copy(grown, c.buf[c.r:c.w])
 	c.release()
-	c.buf, c.large, c.r, c.w = grown, pooled, 0, have
+	c.buf, c.large, c.lent, c.r, c.w = grown, pooled, false, 0, have
 	return nil
 }
 
@@ -200,7 +213,7 @@ func (c *Conn) startTLS(ctx context.Context, side func(net.Conn) *tls.Conn) erro
 	}
 	early := append([]byte(nil), c.Buffered()...)
 	c.Discard(len(early))
-	raw := c.raw
+	var raw net.Conn = &c.socket
 	if len(early) > 0 {
 		raw = &replayed{Conn: raw, head: early}
 	}
@@ -234,18 +247,18 @@ func (c *Conn) TLS() *tls.ConnectionState {
 // Counters returns the bytes read and written, after TLS.
 func (c *Conn) Counters() (in, out int64) { return c.in.Load(), c.out.Load() }
 
-func (c *Conn) LocalAddr() net.Addr                { return c.raw.LocalAddr() }
-func (c *Conn) RemoteAddr() net.Addr               { return c.raw.RemoteAddr() }
-func (c *Conn) SetDeadline(t time.Time) error      { return c.raw.SetDeadline(t) }
-func (c *Conn) SetReadDeadline(t time.Time) error  { return c.raw.SetReadDeadline(t) }
-func (c *Conn) SetWriteDeadline(t time.Time) error { return c.raw.SetWriteDeadline(t) }
+func (c *Conn) LocalAddr() net.Addr                { return c.socket.LocalAddr() }
+func (c *Conn) RemoteAddr() net.Addr               { return c.socket.RemoteAddr() }
+func (c *Conn) SetDeadline(t time.Time) error      { return c.socket.SetDeadline(t) }
+func (c *Conn) SetReadDeadline(t time.Time) error  { return c.socket.SetReadDeadline(t) }
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.socket.SetWriteDeadline(t) }
 
 // Close closes the connection; with TLS it tries to say goodbye first.
 func (c *Conn) Close() error {
 	if t := c.tls.Load(); t != nil {
 		return t.Close()
 	}
-	return c.raw.Close()
+	return c.socket.Close()
 }
 
 // replayed gives back bytes that were read before the handshake.
