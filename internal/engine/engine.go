@@ -115,6 +115,9 @@ type Gate interface {
 	// be forwarded, once. Otherwise the error is a *Denial, which is on record
 	// too and is told to the client. Cancelling ctx ends the wait.
 	Submit(ctx context.Context, r *Request) (Exchange, error)
+	// SubmitNow is Submit for a caller that cannot wait. When Submit might, for a
+	// person or for the disk, now is false and nothing has happened.
+	SubmitNow(r *Request) (x Exchange, now bool, err error)
 	// Would decides as Submit does but neither waits, nor records, nor opens an
 	// exchange: nil, or the *Denial that Submit is sure to return. For requests
 	// that only prepare others.

@@ -61,7 +61,22 @@ func (g *gate) observes() bool { return g.caller != nil && g.caller.observing(g.
 // Submit implements engine.Gate: decide, record, and wait where a person is
 // asked. When it returns an exchange, the request is on record.
 func (g *gate) Submit(ctx context.Context, r *engine.Request) (engine.Exchange, error) {
+	return g.submit(ctx, r, g.decide(r))
+}
+
+// SubmitNow implements engine.Gate. It decides once: a reload between two
+// decisions could have the second ask a person, and so could the end of an
+// observation.
+func (g *gate) SubmitNow(r *engine.Request) (x engine.Exchange, now bool, err error) {
 	v := g.decide(r)
+	if g.setup.Host || v.Action == policy.NeedsPerson && r.Refused == nil {
+		return nil, false, nil
+	}
+	x, err = g.submit(context.Background(), r, v)
+	return x, true, err
+}
+
+func (g *gate) submit(ctx context.Context, r *engine.Request, v policy.Verdict) (engine.Exchange, error) {
 	observe := g.observes()
 	n, err := g.record(r, v, observe)
 	if err != nil {

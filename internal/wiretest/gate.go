@@ -20,6 +20,8 @@ type Gate struct {
 	// Decide returns nil to allow, else usually a *engine.Denial. Nil allows all
 	// but what the protocol refuses itself.
 	Decide func(context.Context, *engine.Request) error
+	// Waits says for which requests Decide may wait. Nil: for all.
+	Waits func(*engine.Request) bool
 	// Sure is asked by Would; nil means that nothing is sure.
 	Sure func(*engine.Request) *engine.Denial
 	// Mask returns a field's masker, or nil. Nil masks nothing.
@@ -52,6 +54,15 @@ func (g *Gate) Submit(ctx context.Context, r *engine.Request) (engine.Exchange, 
 	x := &exchange{gate: g, n: len(g.exchanges) + 1, kind: r.Kind, text: r.Text}
 	g.exchanges = append(g.exchanges, x)
 	return x, nil
+}
+
+// SubmitNow implements engine.Gate.
+func (g *Gate) SubmitNow(r *engine.Request) (x engine.Exchange, now bool, err error) {
+	if g.Decide != nil && r.Refused == nil && (g.Waits == nil || g.Waits(r)) {
+		return nil, false, nil
+	}
+	x, err = g.Submit(context.Background(), r)
+	return x, true, err
 }
 
 func effects(r *engine.Request) string {
