@@ -71,6 +71,7 @@ type half struct {
 	closed          bool
 	full            bool // writers wait
 	polled          bool
+	watcher         func()
 	readBy, writeBy time.Time
 }
 
@@ -113,15 +114,23 @@ func (h *half) write(p []byte) (int, error) {
 		return 0, os.ErrDeadlineExceeded
 	}
 	h.buf = append(h.buf, p...)
-	h.changed.Broadcast()
+	h.signal()
 	return len(p), nil
+}
+
+// signal tells readers, with h.mu held.
+func (h *half) signal() {
+	h.changed.Broadcast()
+	if h.watcher != nil {
+		h.watcher()
+	}
 }
 
 func (h *half) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.closed = true
-	h.changed.Broadcast()
+	h.signal()
 }
 
 func (h *half) deadline(field *time.Time, t time.Time) {

@@ -111,7 +111,7 @@ func TestCancelKeyOf256Bytes(t *testing.T) {
 func TestCancelRequestWithdraws(t *testing.T) {
 	wiretest.Play(t, func(t *testing.T) {
 		var cause error
-		w := &world{decide: func(ctx context.Context, r *engine.Request) error {
+		w := &world{waits: true, decide: func(ctx context.Context, r *engine.Request) error {
 			r.Pending(engine.Pending{ID: "a1"})
 			<-ctx.Done()
 			cause = context.Cause(ctx)

@@ -211,6 +211,9 @@ func (c *codec) Pending(out *messages.Out, p engine.Pending) {
 	out.Down = appendPending(out.Down, p, time.Now())
 }
 
+// Idle implements messages.Codec.
+func (c *codec) Idle() bool { return c.queue.empty() }
+
 // Goodbye implements messages.Codec.
 func (c *codec) Goodbye(out *messages.Out, d *engine.Denial) {
 	out.Down = appendFatal(out.Down, d, c.session)

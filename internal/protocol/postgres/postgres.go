@@ -17,6 +17,7 @@ import (
 	"sync"
 
 	"github.com/postern/postern/internal/engine"
+	"github.com/postern/postern/internal/relay/messages"
 	"github.com/postern/postern/internal/secret"
 	"github.com/postern/postern/internal/sql"
 	"github.com/postern/postern/internal/wire"
@@ -25,12 +26,14 @@ import (
 // Options are what the protocol needs from the program around it.
 type Options struct {
 	Classifier Classifier
+	Loop       *messages.Loop // serves sessions in their steady state; nil: each has goroutines of its own
 }
 
 // New returns the protocol for the list in cmd/posternd.
 func New(o Options) engine.Protocol {
 	shared := &shared{
 		classifier: o.Classifier,
+		loop:       o.Loop,
 		sessions:   map[string]*owner{},
 		agentKeys:  newKeyCache(),
 		loginKeys:  newKeyCache(),
@@ -55,6 +58,7 @@ func New(o Options) engine.Protocol {
 // shared is what the connections of one daemon have in common.
 type shared struct {
 	classifier Classifier
+	loop       *messages.Loop
 	agentKeys  *keyCache // SCRAM keys of placeholders
 	loginKeys  *keyCache // SCRAM keys of credentials
 	catalogs   *catalogCache

@@ -342,7 +342,7 @@ func TestStatementThatIsNotUnderstood(t *testing.T) {
 func TestHeldRequestIsAnnounced(t *testing.T) {
 	var p engine.Pending
 	say := make(map[string]func())
-	w := &world{decide: func(ctx context.Context, r *engine.Request) error {
+	w := &world{waits: true, decide: func(ctx context.Context, r *engine.Request) error {
 		if r.Text != "delete from orders" {
 			return nil
 		}

@@ -42,6 +42,7 @@ func (c *conn) session(ctx context.Context, client *wire.Conn, up engine.Upstrea
 	}
 	relay := &messages.Session{
 		Client: client, Upstream: l.conn, Codec: codec, Resolver: codec, Gate: gate, Limits: c.env.Limits,
+		Loop: c.shared.loop,
 	}
 	o := &owner{agent: c.env.Flow.Agent, target: c.env.Target, relay: relay, pid: l.pid, key: l.key}
 	cancelKey := c.shared.register(o, c.minor)

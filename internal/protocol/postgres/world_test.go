@@ -5,12 +5,14 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/postern/postern/internal/engine"
+	"github.com/postern/postern/internal/relay/messages"
 	"github.com/postern/postern/internal/secret"
 	"github.com/postern/postern/internal/wiretest"
 )
@@ -39,6 +41,33 @@ type world struct {
 	gate     *wiretest.Gate
 	agent    string
 	hide     string
+	waits    bool // decide may
+}
+
+// driver is how the tests' sessions are relayed in this run.
+var driver wiretest.Driver
+
+func TestMain(m *testing.M) {
+	os.Exit(wiretest.EachDriver(m, func(d wiretest.Driver) { driver = d }))
+}
+
+// looping returns a loop that runs until the test ends, nil when the driver is
+// goroutines.
+func looping(t *testing.T) *messages.Loop {
+	if driver == wiretest.Goroutines {
+		return nil
+	}
+	l := messages.NewLoop(1, wiretest.NewPoller)
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- l.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return l
 }
 
 // noPassword is a target whose upstream trusts the gateway, so that transcripts
@@ -54,12 +83,15 @@ func (w *world) start(t *testing.T) *wiretest.Session {
 		w.login = noPassword
 	}
 	if w.protocol.New == nil {
-		w.protocol = New(Options{Classifier: &grammar{}})
+		w.protocol = New(Options{Classifier: &grammar{}, Loop: looping(t)})
 	}
 	if w.agent == "" {
 		w.agent = "planner"
 	}
 	w.gate = &wiretest.Gate{Decide: w.decide, Sure: w.sure, Patterns: w.masked, Mask: w.mask, Hide: w.hide}
+	if !w.waits {
+		w.gate.Waits = func(*engine.Request) bool { return false }
+	}
 	return wiretest.Start(t, wiretest.Options{
 		Protocol: w.protocol,
 		Env: engine.Env{

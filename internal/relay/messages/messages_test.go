@@ -40,7 +40,7 @@ func (p *person) decide(ctx context.Context, r *engine.Request) error {
 
 func asking() (*person, *wiretest.Gate) {
 	p := &person{say: sync.OnceValue(func() chan error { return make(chan error) })}
-	return p, &wiretest.Gate{Decide: p.decide}
+	return p, &wiretest.Gate{Decide: p.decide, Waits: func(r *engine.Request) bool { return strings.HasPrefix(r.Text, "wait") }}
 }
 
 func TestAllowedRequestAndItsAnswer(t *testing.T) {
@@ -175,6 +175,9 @@ func TestClientGoneEndsTheWait(t *testing.T) {
 		if p.left != engine.ErrGone {
 			t.Errorf("the wait ended with %v", p.left)
 		}
+		if driver == wiretest.Looping { // where nothing has to be found out before it goes on
+			s.Upstream().Hear(line("ask 2"))
+		}
 		s.Upstream().Gone()
 		s.End()
 		if !codec.broken {
@@ -246,6 +249,7 @@ func TestGoodbyeToClientThatDoesNotRead(t *testing.T) {
 	s := &Session{
 		Client: wire.New(clientEnd), Upstream: wire.New(upstreamEnd), Codec: &toy{},
 		Gate: &wiretest.Gate{}, Resolver: &slow{map[string]bool{}}, Limits: wiretest.Limits,
+		Loop: looping(t),
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	done := make(chan error)
@@ -399,6 +403,7 @@ func realTime(t *testing.T) (client, upstream *wiretest.End, done chan error) {
 	s := &Session{
 		Client: wire.New(clientEnd), Upstream: wire.New(upstreamEnd), Codec: &toy{},
 		Gate: &wiretest.Gate{}, Resolver: &slow{map[string]bool{}}, Limits: wiretest.Limits,
+		Loop: looping(t),
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	t.Cleanup(func() { cancel(nil) })

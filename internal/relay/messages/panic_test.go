@@ -64,6 +64,7 @@ func TestPanicIsThatOfRun(t *testing.T) {
 				s := &Session{
 					Client: wire.New(clientEnd), Upstream: wire.New(upstreamEnd), Codec: &clumsy{},
 					Gate: gate, Resolver: &slow{map[string]bool{}}, Limits: wiretest.Limits,
+					Loop: looping(t),
 				}
 				caught := make(chan any)
 				go func() {

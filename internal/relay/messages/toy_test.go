@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -84,6 +86,8 @@ func (c *toy) Response(out *Out, msg []byte) error {
 	return nil
 }
 
+func (c *toy) Idle() bool { return len(c.owed) == 0 }
+
 func (c *toy) Goodbye(out *Out, d *engine.Denial) {
 	out.Down = append(out.Down, "goodbye: "+d.Reason+"\n"...)
 }
@@ -95,10 +99,13 @@ func (c *toy) Broken() {
 	}
 }
 
-// slow knows nothing until it is asked; "riddle" it never understands.
+// slow knows nothing until it is asked, except in a loop that is not to be left;
+// "riddle" it never understands.
 type slow struct{ known map[string]bool }
 
-func (s *slow) Known(r *engine.Request) bool { return r.Refused != nil || s.known[r.Text] }
+func (s *slow) Known(r *engine.Request) bool {
+	return r.Refused != nil || s.known[r.Text] || driver == wiretest.Looping && r.Text != "riddle"
+}
 
 func (s *slow) Resolve(_ context.Context, r *engine.Request) *engine.Denial {
 	if r.Text == "riddle" {
@@ -112,6 +119,7 @@ func (s *slow) Resolve(_ context.Context, r *engine.Request) *engine.Denial {
 type toyEngine struct {
 	codec *toy
 	relay chan *Session
+	loop  *Loop
 }
 
 func (toyEngine) Greet(context.Context, *wire.Conn) (engine.Intent, error) {
@@ -126,7 +134,7 @@ func (e toyEngine) Relay(ctx context.Context, client *wire.Conn, up engine.Upstr
 	}
 	s := &Session{
 		Client: client, Upstream: upstream, Codec: e.codec, Resolver: &slow{map[string]bool{}},
-		Gate: gate, Limits: wiretest.Limits,
+		Gate: gate, Limits: wiretest.Limits, Loop: e.loop,
 	}
 	e.relay <- s
 	return s.Run(ctx)
@@ -136,7 +144,7 @@ func (e toyEngine) Relay(ctx context.Context, client *wire.Conn, up engine.Upstr
 func play(t *testing.T, gate *wiretest.Gate, transcript func(s *wiretest.Session, relay *Session, codec *toy)) {
 	t.Helper()
 	wiretest.Play(t, func(t *testing.T) {
-		e := toyEngine{&toy{}, make(chan *Session, 1)}
+		e := toyEngine{&toy{}, make(chan *Session, 1), looping(t)}
 		s := wiretest.Start(t, wiretest.Options{
 			Protocol: engine.Protocol{New: func(engine.Env) (engine.Engine, error) { return e, nil }},
 			Gate:     gate,
@@ -144,6 +152,44 @@ func play(t *testing.T, gate *wiretest.Gate, transcript func(s *wiretest.Session
 		})
 		transcript(s, <-e.relay, e.codec)
 	})
+}
+
+// driver is how the tests' sessions are relayed in this run.
+var driver wiretest.Driver
+
+func TestMain(m *testing.M) {
+	os.Exit(wiretest.EachDriver(m, func(d wiretest.Driver) { driver = d }))
+}
+
+// looping returns a loop that runs until the test ends, nil when the driver is
+// goroutines.
+func looping(t *testing.T) *Loop {
+	if driver == wiretest.Goroutines {
+		return nil
+	}
+	return running(t, NewLoop(1, wiretest.NewPoller))
+}
+
+func running(t *testing.T, l *Loop) *Loop {
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- l.Run(ctx) }()
+	for !l.threads[0].runs() {
+		runtime.Gosched()
+	}
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+func (t *thread) runs() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.poller != nil
 }
 
 func line(s string) []byte { return []byte(s + "\n") }
