@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -22,11 +23,13 @@ import (
 	"github.com/postern/postern/internal/metrics"
 	"github.com/postern/postern/internal/record"
 	"github.com/postern/postern/internal/redirect"
+	"github.com/postern/postern/internal/relay/messages"
 	"github.com/postern/postern/internal/secret/source"
 	"github.com/postern/postern/internal/secret/source/env"
 	"github.com/postern/postern/internal/secret/source/file"
 	"github.com/postern/postern/internal/sql"
 	"github.com/postern/postern/internal/version"
+	"github.com/postern/postern/internal/wire"
 )
 
 const (
@@ -49,6 +52,7 @@ type daemon struct {
 	secrets   *source.Set
 	kernel    *redirect.Kernel
 	gateway   *gateway.Gateway
+	loop      *messages.Loop
 	doors     *doors
 	metrics   *metrics.Daemon
 	attached  *attached
@@ -95,7 +99,8 @@ func serve(ctx context.Context, path string, hup <-chan os.Signal) (err error) {
 	if err != nil {
 		return err
 	}
-	d.builder = &builder{protocols: protocols(statements), ca: authority, secrets: d.secrets, maskKey: maskKey}
+	d.loop = messages.NewLoop(runtime.GOMAXPROCS(0)/2, wire.NewEpoll)
+	d.builder = &builder{protocols: protocols(statements, d.loop), ca: authority, secrets: d.secrets, maskKey: maskKey}
 	_, setup, warnings, err := d.builder.load(path, nil)
 	for _, w := range warnings {
 		log.Warn("configuration", "problem", w)
@@ -148,6 +153,7 @@ func (d *daemon) run(ctx context.Context, cfg *config.Config, registry *promethe
 	}
 	behind.Go(func() { failed(statements.Run(background)) })
 	behind.Go(func() { d.approvals.Run(background) })
+	behind.Go(func() { failed(d.loop.Run(background)) })
 	behind.Go(func() { d.gateway.Reap(background) })
 	before.Go(func() { failed(control.New(d.answers(filepath.Join(mount, cfg.Root))).Serve(front, controlListener)) })
 	if metricsListener != nil {

@@ -23,6 +23,7 @@ import (
 	"github.com/postern/postern/internal/config"
 	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/protocol/postgres"
+	"github.com/postern/postern/internal/relay/messages"
 	"github.com/postern/postern/internal/version"
 )
 
@@ -34,9 +35,9 @@ const usage = `posternd is Postern's daemon. It is started by systemd, or by han
 `
 
 // protocols is the list of what is spoken; another protocol is another line.
-func protocols(statements postgres.Classifier) []engine.Protocol {
+func protocols(statements postgres.Classifier, loop *messages.Loop) []engine.Protocol {
 	return []engine.Protocol{
-		postgres.New(postgres.Options{Classifier: statements}),
+		postgres.New(postgres.Options{Classifier: statements, Loop: loop}),
 	}
 }
 
@@ -87,7 +88,7 @@ func run(args []string, out, errOut io.Writer) error {
 // checkOnly compiles a configuration as the daemon would, and uses it for
 // nothing.
 func checkOnly(path string, out, errOut io.Writer) error {
-	b := &builder{protocols: protocols(nil)}
+	b := &builder{protocols: protocols(nil, nil)}
 	cfg, _, warnings, err := b.compile(path)
 	for _, w := range warnings {
 		fmt.Fprintln(errOut, w)
