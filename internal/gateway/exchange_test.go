@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -218,5 +219,29 @@ func TestWeakSecret(t *testing.T) {
 	g.know(secret.Credential{Password: secret.New([]byte("pw"))})
 	if got := w.log.String(); !bytes.Contains([]byte(got), []byte("too weak")) || !bytes.Contains([]byte(got), []byte("target=orders")) {
 		t.Error("the log is", got)
+	}
+}
+
+// Sessions of a target share what finds its secret, until there is another.
+func TestMatcherIsShared(t *testing.T) {
+	var s sharedMatcher
+	finds := func(password string) (*mask.Matcher, string) {
+		m, weak := s.of([]byte(password), []byte("placeholder"))
+		if weak {
+			t.Error("it is weak")
+		}
+		got, _ := m.Mask(nil, []byte("a "+canary+" b, a "+canary+"-rotated c"))
+		return m, string(got)
+	}
+	first, _ := finds(canary)
+	again, got := finds(canary)
+	if again != first || got != "a placeholder b, a placeholder-rotated c" {
+		t.Errorf("%t, %q", again == first, got)
+	}
+	if other, got := finds(canary + "-rotated"); other == first || got != "a "+canary+" b, a placeholder c" {
+		t.Errorf("%t, %q", other == first, got)
+	}
+	if shown := fmt.Sprintf("%+v", &s); strings.Contains(shown, canary) {
+		t.Error("it shows its secret")
 	}
 }

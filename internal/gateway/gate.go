@@ -337,11 +337,9 @@ func (g *gate) know(c secret.Credential) {
 	if c.Password.Empty() {
 		return
 	}
-	known, weak := mask.NewKnown([]mask.Known{{
-		Secret: c.Password.Reveal(), Placeholder: g.target.Placeholder.Password.Reveal(),
-	}})
+	known, weak := g.target.matcher.of(c.Password.Reveal(), g.target.Placeholder.Password.Reveal())
 	g.known = known
-	if len(weak) > 0 {
+	if weak {
 		g.gateway.Log.Warn("the target's secret is too weak to be recognised in answers; make it longer", "target", g.target.Name)
 	}
 }

@@ -1,10 +1,12 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"net/netip"
 	"reflect"
+	"sync"
 	"time"
 
 	"github.com/postern/postern/internal/dns"
@@ -99,6 +101,31 @@ type Target struct {
 	// Identity is everything of the configuration that a session depends on;
 	// a session ends when it changed.
 	Identity any
+
+	matcher sharedMatcher
+}
+
+// sharedMatcher finds a target's newest secret in what comes back. Its table
+// takes more memory than all else that an idle session knows of its target, so
+// the sessions of a target share it.
+type sharedMatcher struct {
+	mu    sync.Mutex
+	made  secret.Secret // what it was made for
+	known *mask.Matcher
+	weak  bool
+}
+
+// of returns the matcher for a secret, and whether it is too weak to be looked
+// for.
+func (s *sharedMatcher) of(password, placeholder []byte) (known *mask.Matcher, weak bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.known == nil || !s.made.Equal(password) {
+		var list []int
+		s.known, list = mask.NewKnown([]mask.Known{{Secret: password, Placeholder: placeholder}})
+		s.made, s.weak = secret.New(bytes.Clone(password)), len(list) > 0
+	}
+	return s.known, s.weak
 }
 
 // same reports whether a session with one may go on under the other.
