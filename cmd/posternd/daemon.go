@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -37,6 +38,9 @@ const (
 	drainTime = 10 * time.Second
 	// guardTimeout bounds a question to the guard.
 	guardTimeout = 5 * time.Second
+	// gcPercent is half of Go's default. Most of what lives belongs to sessions on
+	// which nothing happens, and little is allocated for one on which much does.
+	gcPercent = 50
 )
 
 // daemon is everything that runs.
@@ -65,6 +69,9 @@ type daemon struct {
 // serve starts the parts in order, waits for ctx or for one of them to fail,
 // and ends them in order.
 func serve(ctx context.Context, path string, hup <-chan os.Signal) (err error) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	cfg, problems := config.Load(path)
 	if cfg == nil {
 		return problemsOf(problems)
