@@ -112,6 +112,7 @@ type epoll struct {
 	fd, event int
 	events    []unix.EpollEvent
 	yielded   time.Time
+	busy      bool // the last Wait brought more than one: there is likely more
 }
 
 // wakeID is what the event descriptor is reported under.
@@ -156,16 +157,21 @@ func (e *epoll) Forget(c *Conn) {
 }
 
 func (e *epoll) Wait(ready []uint64) ([]uint64, error) {
-	// What is there already is had without telling the scheduler.
-	count, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(e.fd), uintptr(unsafe.Pointer(&e.events[0])), uintptr(len(e.events)), 0, 0, 0)
-	n := int(count)
-	if errno != 0 || n == 0 {
+	n := 0
+	if e.busy { // what is there already is had without telling the scheduler
+		count, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(e.fd), uintptr(unsafe.Pointer(&e.events[0])), uintptr(len(e.events)), 0, 0, 0)
+		if errno == 0 {
+			n = int(count)
+		}
+	}
+	if n == 0 {
 		e.yield()
 		var err error
 		if n, err = unix.EpollWait(e.fd, e.events, -1); err != nil && !errors.Is(err, unix.EINTR) {
 			return ready, os.NewSyscallError("epoll_wait", err)
 		}
 	}
+	e.busy = n > 1
 	for _, ev := range e.events[:max(n, 0)] {
 		id := uint64(uint32(ev.Fd)) | uint64(uint32(ev.Pad))<<32
 		if id != wakeID {
