@@ -18,8 +18,8 @@ const (
 
 func (d Driver) String() string { return [...]string{"goroutines", "bouncing", "looping"}[d] }
 
-// EachDriver runs the tests once per driver, and a fuzz target with the first
-// only. It is called by TestMain, use before each run.
+// EachDriver runs the tests once per driver; what is fuzzed, measured or only
+// listed, with the first alone. It is called by TestMain, use before each run.
 func EachDriver(m *testing.M, use func(Driver)) (code int) {
 	flag.Parse()
 	for d := Goroutines; d <= Looping; d++ {
@@ -28,9 +28,11 @@ func EachDriver(m *testing.M, use func(Driver)) (code int) {
 			fmt.Printf("with the driver %s\n", d)
 			return code
 		}
-		if flag.Lookup("test.fuzz").Value.String() != "" || flag.Lookup("test.bench").Value.String() != "" {
+		if given("test.fuzz") || given("test.bench") || given("test.list") {
 			break
 		}
 	}
 	return code
 }
+
+func given(name string) bool { return flag.Lookup(name).Value.String() != "" }

@@ -48,6 +48,9 @@ var (
 func classify(s *sql.Statement, part string) error {
 	words := strings.Fields(part)
 	kind := words[0]
+	if need := map[string]int{"set": 4, "prepare": 4, "execute": 2, "deallocate": 2}[kind]; len(words) < need {
+		return &sql.ErrSyntax{Message: "it is cut short"}
+	}
 	add := func(verb, object string) { s.Effects = append(s.Effects, engine.Effect{Verb: verb, Object: object}) }
 	table := ""
 	if m := tableName.FindStringSubmatch(part); m != nil && kind != "fetch" {
