@@ -45,10 +45,13 @@ var (
 	columnName = regexp.MustCompile(`\b(email|total|id|address)\b`)
 )
 
+// least is how many words a statement has that is not cut short.
+var least = map[string]int{"set": 4, "prepare": 4, "execute": 2, "deallocate": 2, "discard": 2}
+
 func classify(s *sql.Statement, part string) error {
 	words := strings.Fields(part)
 	kind := words[0]
-	if need := map[string]int{"set": 4, "prepare": 4, "execute": 2, "deallocate": 2}[kind]; len(words) < need {
+	if len(words) < least[kind] {
 		return &sql.ErrSyntax{Message: "it is cut short"}
 	}
 	add := func(verb, object string) { s.Effects = append(s.Effects, engine.Effect{Verb: verb, Object: object}) }
@@ -94,10 +97,7 @@ func classify(s *sql.Statement, part string) error {
 		s.Executes = append(s.Executes, words[1])
 	case "deallocate", "discard":
 		add(sql.Session, kind)
-		name := words[1]
-		if name == "all" {
-			name = ""
-		}
+		name := strings.TrimSuffix(words[1], "all")
 		if part == "discard all" {
 			s.Settings = append(s.Settings, sql.Setting{Name: "all", Reset: true})
 		}
