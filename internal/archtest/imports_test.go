@@ -28,6 +28,7 @@ var rules = []rule{
 	{"internal/version", ""},
 	{"internal/ca", ""},
 	{"internal/dns", ""},
+	{"internal/dial", ""},
 	{"internal/store", ""},
 	{"internal/engine", "internal/secret internal/wire"},
 	{"internal/wiretest", "internal/engine internal/secret internal/wire"},
@@ -46,7 +47,7 @@ var rules = []rule{
 	{"internal/metrics", "internal/identity internal/version"},
 	{"internal/control", "internal/identity pkg/control"},
 	// gateway.Serve is where a connection meets everything that decides on it.
-	{"internal/gateway", "internal/approval internal/dns internal/engine internal/mask internal/policy internal/record internal/secret internal/wire pkg/recording"},
+	{"internal/gateway", "internal/approval internal/dial internal/dns internal/engine internal/mask internal/policy internal/record internal/secret internal/wire pkg/recording"},
 	{"cmd/postern-sqlparse", "internal/sql internal/sql/analyze internal/version"},
 	// Root and small: what it links is what there is to audit.
 	{"cmd/postern-guard", "internal/config internal/guard internal/identity internal/redirect internal/version"},

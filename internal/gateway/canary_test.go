@@ -185,12 +185,16 @@ func TestUpstreamUnreachable(t *testing.T) {
 	}
 }
 
+// What a name may not resolve to: package dial has the list. A target that
+// lists an address, or is dialled elsewhere, means it.
 func TestForbiddenAddresses(t *testing.T) {
 	named := &Target{Hosts: []HostPort{{"db.example", 5432}, {"127.0.0.9", 5432}}}
 	for address, forbidden := range map[string]bool{
 		"127.0.0.1": true, "::1": true, "169.254.169.254": true, "fe80::1": true, "fd00:ec2::254": true, "0.0.0.0": true,
 		"::": true, "224.0.0.1": true, "ff02::1": true, "10.0.0.1": false, "192.0.2.1": false, "2001:db8::1": false,
-		"127.0.0.9": false, // listed
+		"::ffff:169.254.169.254": true, "64:ff9b::a9fe:a9fe": true, "64:ff9b::7f00:9": true, "2002:7f00:1::": true, "255.255.255.255": true,
+		"198.18.0.7": true, "fd50:6f73:7465::c612:7": true, // nobody is dialled at an address of the resolver's own
+		"127.0.0.9": false, "127.0.0.10": true, // listed, and next to it
 	} {
 		if why := named.forbidden(netip.MustParseAddr(address)); (why != "") != forbidden {
 			t.Errorf("%s: %q", address, why)

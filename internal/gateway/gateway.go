@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/postern/postern/internal/approval"
+	"github.com/postern/postern/internal/dial"
 	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/record"
 )
@@ -29,6 +30,7 @@ type Options struct {
 	Approvals *approval.Store
 	Metrics   *Metrics
 	Now       func() time.Time
+	Dialer    dial.Dialer // how upstreams are reached
 }
 
 // Gateway serves the connections of all agents.

@@ -2,12 +2,12 @@ package gateway
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
 
+	"github.com/postern/postern/internal/dial"
 	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/wire"
 	"github.com/postern/postern/pkg/recording"
@@ -64,47 +64,13 @@ type unreachable struct {
 func (u *unreachable) Error() string { return u.text }
 func (u *unreachable) Unwrap() error { return u.cause }
 
-// dial connects to the first address that may be and can be reached.
+// dial connects to the host that the agent meant, or to where the target
+// really is.
 func (s *session) dial(ctx context.Context, host HostPort) (netip.AddrPort, net.Conn, error) {
-	named := host
 	if s.target.Dial != nil {
 		host = *s.target.Dial
 	}
-	addresses, err := resolve(ctx, host.Host)
-	if err != nil {
-		return netip.AddrPort{}, nil, err
-	}
-	var errs []error
-	for _, a := range addresses {
-		if why := s.target.forbidden(a); why != "" {
-			errs = append(errs, fmt.Errorf("%s resolves to %s, which is %s: name it under dial if that is meant", named.Host, a, why))
-			continue
-		}
-		at := netip.AddrPortFrom(a, host.Port)
-		var d net.Dialer
-		d.SetMultipathTCP(false)
-		conn, err := d.DialContext(ctx, "tcp", at.String())
-		if err == nil {
-			return at, conn, nil
-		}
-		errs = append(errs, err)
-	}
-	return netip.AddrPort{}, nil, errors.Join(errs...)
-}
-
-// resolve asks the host's resolver; the gateway is not in the policy cgroup.
-func resolve(ctx context.Context, host string) ([]netip.Addr, error) {
-	if a, err := netip.ParseAddr(host); err == nil {
-		return []netip.Addr{a.Unmap()}, nil
-	}
-	found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return nil, err
-	}
-	for i := range found {
-		found[i] = found[i].Unmap()
-	}
-	return found, nil
+	return s.gateway.Dialer.Dial(ctx, host.Host, host.Port, s.target.forbidden)
 }
 
 // HostPort is an address as a target lists it.
@@ -115,22 +81,11 @@ type HostPort struct {
 
 func (h HostPort) String() string { return net.JoinHostPort(h.Host, strconv.Itoa(int(h.Port))) }
 
-// forbidden says why an address that a name resolved to may not be dialled, so
-// that whoever controls a name cannot point the gateway at the host itself or
-// at its cloud's metadata.
+// forbidden says why an address that a name resolved to may not be dialled. A
+// target that is dialled elsewhere, or lists the address, means it.
 func (t *Target) forbidden(a netip.Addr) string {
-	switch {
-	case t.Dial != nil || t.listsAddress(a):
+	if t.Dial != nil || t.listsAddress(a) {
 		return ""
-	case a.IsLoopback():
-		return "loopback"
-	case a.IsLinkLocalUnicast(), a.IsLinkLocalMulticast(), a == metadataV6:
-		return "link-local or cloud metadata"
-	case a.IsUnspecified(), a.IsMulticast():
-		return "no host's address"
 	}
-	return ""
+	return dial.Forbidden(a)
 }
-
-// metadataV6 is the metadata service of AWS over IPv6.
-var metadataV6 = netip.MustParseAddr("fd00:ec2::254")
