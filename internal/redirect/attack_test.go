@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/postern/postern/bpf"
+	"github.com/postern/postern/internal/bypass/outside"
 )
 
 func local4(port uint16) string { return fmt.Sprintf("127.0.0.1:%d", port) }
@@ -363,10 +364,10 @@ func flood(flows *ebpf.Map, cpu int) error {
 func TestGatewaysOwnTrafficIsNotRedirected(t *testing.T) {
 	w, _, records := closed(t)
 	var server net.Listener
-	w.in(w.outside, func() (err error) {
+	w.must(w.outside.InFar(func() (err error) {
 		server, err = net.Listen("tcp", netip.AddrPortFrom(outside4, 5432).String())
 		return err
-	})
+	}))
 	defer server.Close()
 	w.in(w.host, func() error {
 		conn, err := net.DialTimeout("tcp", server.Addr().String(), 5*time.Second)
@@ -386,7 +387,7 @@ func TestBoundToDevice(t *testing.T) {
 	for _, who := range []string{"nobody", "root"} {
 		a := w.agentAs(cgroup, who)
 		fd := a.socket(unix.AF_INET, unix.SOCK_STREAM)
-		if got := a.call(call{Op: "setsockopt_string", FD: fd, A: unix.SOL_SOCKET, B: unix.SO_BINDTODEVICE, Data: []byte("veth0")}); got.Errno != 0 {
+		if got := a.call(call{Op: "setsockopt_string", FD: fd, A: unix.SOL_SOCKET, B: unix.SO_BINDTODEVICE, Data: []byte(outside.Device)}); got.Errno != 0 {
 			t.Fatal(got.Errno)
 		}
 		errno := a.connect(fd, netip.AddrPortFrom(outside4, 80).String())
@@ -396,7 +397,7 @@ func TestBoundToDevice(t *testing.T) {
 			t.Errorf("as root: %v", errno)
 		}
 		udp := a.socket(unix.AF_INET, unix.SOCK_DGRAM)
-		a.call(call{Op: "setsockopt_string", FD: udp, A: unix.SOL_SOCKET, B: unix.SO_BINDTODEVICE, Data: []byte("veth0")})
+		a.call(call{Op: "setsockopt_string", FD: udp, A: unix.SOL_SOCKET, B: unix.SO_BINDTODEVICE, Data: []byte(outside.Device)})
 		a.sendto(udp, "q", netip.AddrPortFrom(outside4, 53).String(), 0)
 	}
 	w.quiet()
@@ -463,7 +464,7 @@ func TestOtherNetworkNamespaceIsClosed(t *testing.T) {
 	w := newWorld(t)
 	cgroup, _ := w.cgroup("agent", lowPolicy)
 	w.listen(lowPolicy)
-	w.host, w.outside = w.outside, w.host // the agent runs where no gateway listens
+	w.host = w.namespace() // the agent runs where no gateway listens
 	a := w.agent(cgroup)
 	if errno := a.connect(a.socket(unix.AF_INET, unix.SOCK_STREAM), there4); errno != unix.EPERM {
 		t.Errorf("connect: %v, want EPERM", errno)

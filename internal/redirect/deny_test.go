@@ -200,10 +200,10 @@ func TestListeningServesNobody(t *testing.T) {
 		}
 	}
 	for _, at := range []netip.Addr{host4, host6} {
-		w.in(w.outside, dial("tcp", netip.AddrPortFrom(at, port)))
+		w.must(w.outside.InFar(dial("tcp", netip.AddrPortFrom(at, port))))
 	}
 	w.in(w.host, dial("tcp", netip.AddrPortFrom(netip.IPv6Loopback(), port)))
-	w.in(w.outside, dial("udp", netip.AddrPortFrom(host4, udpPort)))
+	w.must(w.outside.InFar(dial("udp", netip.AddrPortFrom(host4, udpPort))))
 	w.in(w.host, dial("udp", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), udpPort)))
 	if data, from, errno := a.recv(udp); errno != unix.EAGAIN {
 		t.Errorf("an agent received %q from %s, %v", data, from, errno)

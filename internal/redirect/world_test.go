@@ -3,29 +3,20 @@ package redirect
 import (
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/postern/postern/internal/bypass/outside"
 	"github.com/postern/postern/internal/identity"
 )
 
-// The addresses of the test's two network namespaces, which a veth connects:
-// the host, where gateway and agents are, and the outside, where nothing may
-// arrive. (RFC 5737, RFC 3849: documentation addresses.)
-var (
-	host4    = netip.MustParseAddr("192.0.2.1")
-	host6    = netip.MustParseAddr("2001:db8::1")
-	outside4 = netip.MustParseAddr("192.0.2.2")
-	outside6 = netip.MustParseAddr("2001:db8::2")
-)
+// The host is where gateway and agents are, and nothing may arrive outside.
+var host4, host6, outside4, outside6 = outside.Near4, outside.Near6, outside.Far4, outside.Far6
 
 // Policies of the tests. Agents of the high one would be worth imitating.
 const (
@@ -39,8 +30,7 @@ type world struct {
 	options Options
 	kernel  *Kernel
 	host    *os.File // network namespace
-	outside *os.File
-	sniffer int // packet socket outside, on the veth
+	outside *outside.Outside
 }
 
 func TestMain(m *testing.M) {
@@ -156,59 +146,21 @@ func (w *world) cgroup(name string, policy uint32) (path string, id uint64) {
 	return path, id
 }
 
-// network makes the two namespaces and the sniffer outside.
+// network makes the host's namespace, and the outside with its sniffer.
 func (w *world) network() {
 	w.t.Helper()
-	w.host, w.outside = w.namespace(), w.namespace()
+	w.host = w.namespace()
+	// Let everyone make ICMP sockets, so that it is the programs that refuse.
 	w.in(w.host, func() error {
-		veth := &netlink.Veth{
-			LinkAttrs:     netlink.LinkAttrs{Name: "veth0"},
-			PeerName:      "veth1",
-			PeerNamespace: netlink.NsFd(int(w.outside.Fd())),
-		}
-		if err := netlink.LinkAdd(veth); err != nil {
-			return fmt.Errorf("veth: %w", err)
-		}
-		// Let everyone make ICMP sockets, so that it is the programs that refuse.
-		ping := os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte("0 2147483647"), 0)
-		return errors.Join(ping, configure("lo"), configure("veth0", host4, host6),
-			netlink.RouteAdd(&netlink.Route{Gw: outside4.AsSlice()}),
-			netlink.RouteAdd(&netlink.Route{Gw: outside6.AsSlice()}))
+		return os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte("0 2147483647"), 0)
 	})
-	w.in(w.outside, func() error {
-		if err := errors.Join(configure("lo"), configure("veth1", outside4, outside6)); err != nil {
-			return err
-		}
-		var err error
-		w.sniffer, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_ALL)))
-		return err
-	})
-	w.t.Cleanup(func() { unix.Close(w.sniffer) })
-	w.must(unix.SetsockoptTimeval(w.sniffer, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}))
+	var err error
+	w.outside, err = outside.Connect(outside.Options{Near: w.host, Everything: true})
+	w.must(err)
+	w.t.Cleanup(func() { w.must(w.outside.Close()) })
 }
 
 func htons(v uint16) uint16 { return v<<8 | v>>8 }
-
-func configure(name string, addrs ...netip.Addr) error {
-	l, err := netlink.LinkByName(name)
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	for _, a := range addrs {
-		bits := 24
-		if a.Is6() {
-			bits = 64
-		}
-		address := &netlink.Addr{
-			IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, a.BitLen())},
-			Flags: unix.IFA_F_NODAD,
-		}
-		if err := netlink.AddrAdd(l, address); err != nil {
-			return fmt.Errorf("%s %s: %w", name, a, err)
-		}
-	}
-	return netlink.LinkSetUp(l)
-}
 
 func (w *world) namespace() *os.File {
 	w.t.Helper()
@@ -262,54 +214,11 @@ func (w *world) listen(policy uint32) *Listener {
 }
 
 // quiet fails the test when anything an agent could have sent arrived outside.
-// A datagram sent past the programs proves that the sniffer hears.
 func (w *world) quiet() {
 	w.t.Helper()
-	const marker = "the sniffer hears this"
-	w.in(w.host, func() error {
-		conn, err := net.Dial("udp", netip.AddrPortFrom(outside4, 9).String())
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		_, err = conn.Write([]byte(marker))
-		return err
-	})
-	frame := make([]byte, 65536)
-	for {
-		n, from, err := unix.Recvfrom(w.sniffer, frame, 0)
-		if err != nil {
-			w.t.Fatalf("sniffer: %v", err)
-		}
-		ll, ok := from.(*unix.SockaddrLinklayer)
-		if !ok || ll.Pkttype == unix.PACKET_OUTGOING {
-			continue
-		}
-		if strings.Contains(string(frame[:n]), marker) {
-			return
-		}
-		if what := agentTraffic(htons(ll.Protocol), frame[:n]); what != "" {
-			w.t.Errorf("arrived outside: %s, % x", what, frame[:min(n, 80)])
-		}
+	frames, err := w.outside.Frames()
+	w.must(err)
+	for _, f := range frames {
+		w.t.Errorf("arrived outside: %s", f)
 	}
-}
-
-// agentTraffic names what is not the kernel's own housekeeping (ARP, neighbour
-// discovery, multicast listener reports).
-func agentTraffic(protocol uint16, packet []byte) string {
-	switch {
-	case protocol == unix.ETH_P_IP && len(packet) >= 20:
-		return fmt.Sprintf("IPv4 protocol %d", packet[9])
-	case protocol == unix.ETH_P_IPV6 && len(packet) >= 41:
-		if next, kind := packet[6], packet[40]; next == unix.IPPROTO_ICMPV6 && kind != 128 {
-			return ""
-		} else if next == 0 { // hop-by-hop: a listener report
-			return ""
-		} else {
-			return fmt.Sprintf("IPv6 protocol %d", next)
-		}
-	case protocol == unix.ETH_P_ARP:
-		return ""
-	}
-	return fmt.Sprintf("ethernet protocol %#x", protocol)
 }

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/postern/postern/internal/bypass/outside"
 	"github.com/postern/postern/test/servers"
 )
 
@@ -97,11 +98,11 @@ func prepare(o options) (*rig, error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return r, err
 	}
-	outside, err := servers.Connect()
+	far, err := outside.Connect(outside.Options{Everything: true})
 	if err != nil {
 		return r, err
 	}
-	_ = outside // nothing listens there; it ends with the process
+	_ = far // nothing listens there; it ends with the process
 	r.pg, err = servers.StartPostgres(servers.PostgresOptions{
 		Dir: filepath.Join(dir, "pg"), Host: "tls-db.internal", Password: "bench-admin", Init: schema,
 		HBA:      []string{"host all all 127.0.0.1/32 scram-sha-256"},

@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/postern/postern/test/servers"
+	"github.com/postern/postern/internal/bypass/outside"
 )
 
 // agent is psql, launched by `postern run` with a placeholder and told what to
@@ -157,7 +157,7 @@ func memoryHolds(pid int, text string) (where string, err error) {
 
 // attempt is what a curious agent tries; it prints one line per attempt.
 func attempt(args []string) {
-	outside := netip.AddrPortFrom(servers.Outside4, 443).String()
+	there := netip.AddrPortFrom(outside.Far4, 443).String()
 	try := func(name string, f func() error) {
 		err := f()
 		if err == nil {
@@ -166,10 +166,10 @@ func attempt(args []string) {
 		}
 		fmt.Printf("%s: %v\n", name, errors.Unwrap(err))
 	}
-	for _, at := range append([]string{outside}, args...) {
+	for _, at := range append([]string{there}, args...) {
 		try("tcp "+at, func() error { return exchange("tcp", at) })
 	}
-	try("udp "+outside, func() error { return exchange("udp", outside) })
+	try("udp "+there, func() error { return exchange("udp", there) })
 	try("raw socket", func() error { return socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP) })
 	try("packet socket", func() error { return socket(unix.AF_PACKET, unix.SOCK_RAW, 0) })
 	try("icmp socket", func() error { return socket(unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_ICMP) })

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/postern/postern/internal/bypass/outside"
 	"github.com/postern/postern/test/servers"
 )
 
@@ -103,7 +104,7 @@ func run(build string) int {
 // demo is what runs.
 type demo struct {
 	dir     string
-	outside *servers.Outside
+	outside *outside.Outside
 	pg      *servers.Postgres
 	postern *servers.Postern
 	agent   *agent
@@ -117,7 +118,7 @@ func (d *demo) prepare(build string) (err error) {
 	if build, err = filepath.Abs(build); err != nil {
 		return err
 	}
-	if d.outside, err = servers.Connect(); err != nil {
+	if d.outside, err = outside.Connect(outside.Options{Everything: true}); err != nil {
 		return err
 	}
 	if d.dir, err = os.MkdirTemp("", "postern-demo-"); err != nil {

@@ -219,7 +219,7 @@ func around(d *demo) (saw, really string, err error) {
 	if strings.Count(saw, "\n") != 6 {
 		return saw, "", fmt.Errorf("not every attempt was made")
 	}
-	arrived, err := d.outside.Close()
+	arrived, err := d.outside.Frames()
 	if err != nil {
 		return saw, "", err
 	}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/postern/postern/internal/bypass/outside"
 	"github.com/postern/postern/test/servers"
 )
 
@@ -57,7 +58,7 @@ func TestMain(m *testing.M) {
 // world is one PostgreSQL, one installation, and the outside.
 type world struct {
 	dir     string
-	outside *servers.Outside
+	outside *outside.Outside
 	pg      *servers.Postgres
 	postern *servers.Postern
 	corpCA  string
@@ -152,7 +153,7 @@ func newWorld() (*world, error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return w, err
 	}
-	if w.outside, err = servers.Connect(); err != nil {
+	if w.outside, err = outside.Connect(outside.Options{Everything: true}); err != nil {
 		return w, err
 	}
 	w.pg, err = servers.StartPostgres(servers.PostgresOptions{
@@ -213,8 +214,8 @@ func (w *world) close() error {
 		w.pg.Stop()
 	}
 	if w.outside != nil {
-		arrived, err := w.outside.Close()
-		errs = append(errs, err)
+		arrived, err := w.outside.Frames()
+		errs = append(errs, err, w.outside.Close())
 		if len(arrived) > 0 {
 			errs = append(errs, fmt.Errorf("packets arrived outside: %q", arrived))
 		}

@@ -1,0 +1,161 @@
+package outside
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Ports are those that the server outside has, for TCP and UDP: names, the web,
+// names over TLS, a database, and what home networks find each other by.
+var Ports = []uint16{53, 80, 443, 853, 1900, 5353, 5355, 5432}
+
+// serverPatience bounds one visit.
+const serverPatience = 3 * time.Second
+
+// Server says its banner to whoever comes, over TCP at once and over UDP as an
+// answer.
+type Server struct {
+	Banner string
+
+	closers []io.Closer
+	running sync.WaitGroup
+
+	mu     sync.Mutex
+	visits []string
+}
+
+// Serve starts a server outside, on Ports of every address.
+func (o *Outside) Serve(banner string) (*Server, error) {
+	s := &Server{Banner: banner}
+	o.servers = append(o.servers, s)
+	return s, o.InFar(func() error {
+		for _, port := range Ports {
+			if err := s.listen(netip.AddrPortFrom(netip.IPv6Unspecified(), port)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// ServeNear starts a server on the host, as any program there might, and
+// returns its port, which is one for both families.
+func (o *Outside) ServeNear(banner string) (s *Server, port uint16, err error) {
+	s = &Server{Banner: banner}
+	o.servers = append(o.servers, s)
+	err = o.InNear(func() error {
+		l, err := net.Listen("tcp", "[::]:0")
+		if err != nil {
+			return err
+		}
+		port = uint16(l.Addr().(*net.TCPAddr).Port)
+		l.Close()
+		return s.listen(netip.AddrPortFrom(netip.IPv6Unspecified(), port))
+	})
+	return s, port, err
+}
+
+func (s *Server) listen(at netip.AddrPort) error {
+	l, err := net.Listen("tcp", at.String())
+	if err != nil {
+		return fmt.Errorf("serve at %s: %w", at, err)
+	}
+	s.closers = append(s.closers, l)
+	packets, err := net.ListenPacket("udp", at.String())
+	if err != nil {
+		return fmt.Errorf("serve at %s: %w", at, err)
+	}
+	s.closers = append(s.closers, packets)
+	s.running.Go(func() { s.accept(l) })
+	s.running.Go(func() { s.answer(packets) })
+	return nil
+}
+
+func (s *Server) accept(l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		s.visit("tcp", conn.RemoteAddr(), l.Addr())
+		s.running.Go(func() {
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(serverPatience))
+			if _, err := io.WriteString(conn, s.Banner); err == nil {
+				io.Copy(io.Discard, conn) //nolint:errcheck // until the other end has enough
+			}
+		})
+	}
+}
+
+func (s *Server) answer(packets net.PacketConn) {
+	buf := make([]byte, 2048)
+	for {
+		_, from, err := packets.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		s.visit("udp", from, packets.LocalAddr())
+		packets.WriteTo([]byte(s.Banner), from) //nolint:errcheck // the sniffer tells what arrived
+	}
+}
+
+func (s *Server) visit(network string, from, at net.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.visits = append(s.visits, fmt.Sprintf("%s from %s at %s", network, from, at))
+}
+
+// Visits are those since the last call.
+func (s *Server) Visits() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	visits := s.visits
+	s.visits = nil
+	return visits
+}
+
+func (s *Server) close() {
+	for _, c := range s.closers {
+		c.Close()
+	}
+	s.running.Wait()
+}
+
+// dialTimeout is for a connection over one cable; a dropped SYN costs as much.
+const dialTimeout = 300 * time.Millisecond
+
+// Dial calls the near end from outside and says hello. It is true when
+// somebody there took it: a connection that was accepted, a datagram that was
+// answered.
+func (o *Outside) Dial(network string, at netip.AddrPort) (answered bool) {
+	o.mu.Lock()
+	o.dialed[at] = true
+	o.mu.Unlock()
+	o.InFar(func() error { //nolint:errcheck // what fails did not answer
+		conn, err := net.DialTimeout(network, at.String(), dialTimeout)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(dialTimeout))
+		_, err = conn.Write([]byte("an order from outside"))
+		if err != nil {
+			return err
+		}
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			answered = true
+			tcp.CloseWrite()                  //nolint:errcheck // the other end may have had enough
+			_, err = io.Copy(io.Discard, tcp) // so that nothing is on its way any more
+			return err
+		}
+		_, err = conn.Read(make([]byte, 64))
+		answered = err == nil
+		return err
+	})
+	return answered
+}
