@@ -19,7 +19,6 @@ var (
 	columnForm = regexp.MustCompile(`^[^.\s]+(\.[^.\s]+){1,2}$`)
 	tableForm  = regexp.MustCompile(`^("([^"]|"")+"|[^".\s]+)(\.("([^"]|"")+"|[^".\s]+))?$`)
 	personForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9@+:._/-]{0,127}$`)
-	labelForm  = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$`)
 )
 
 func form(re interface{ MatchString(string) bool }, message, help string) func(string) (string, string) {
@@ -61,7 +60,7 @@ func isListen(s string) (string, string) {
 	if s == "off" {
 		return "", ""
 	}
-	h, message, help := parseHostPort(s)
+	h, message, help := parseHostPort(s, hostName)
 	if message != "" {
 		return message, help
 	}
@@ -81,29 +80,9 @@ func isCgroup(s string) (string, string) {
 // inside says whether the path is strictly below root.
 func inside(p, root string) bool { return root != "" && strings.HasPrefix(p, root+"/") }
 
-func isHostName(s string) (string, string) {
-	if _, err := netip.ParseAddr(s); err == nil {
-		return "", ""
-	}
-	const help = "write a DNS name without a final dot, or an IP address"
-	if len(s) > 253 {
-		return "is longer than a DNS name can be", help
-	}
-	labels := strings.Split(s, ".")
-	for _, l := range labels {
-		if !labelForm.MatchString(l) {
-			return "is not a host name", help
-		}
-	}
-	// 127.1 and 0x7f.1 are addresses to some resolvers and names to others.
-	if last := labels[len(labels)-1]; last[0] >= '0' && last[0] <= '9' {
-		return "looks like an address and is none", "write all four numbers in decimal"
-	}
-	return "", ""
-}
-
-// parseHostPort reads name:port, v4:port or [v6]:port.
-func parseHostPort(s string) (h HostPort, message, help string) {
+// parseHostPort reads name:port, v4:port or [v6]:port; names says what a name
+// may be.
+func parseHostPort(s string, names func(string) (name, message, help string)) (h HostPort, message, help string) {
 	const form = "write it as host:port, with [brackets] around an IPv6 address"
 	host, port, err := net.SplitHostPort(s)
 	if err != nil || host == "" {
@@ -124,14 +103,11 @@ func parseHostPort(s string) (h HostPort, message, help string) {
 		}
 		return HostPort{addr.String(), p}, "", ""
 	}
-	host = strings.ToLower(host)
 	if strings.HasPrefix(s, "[") {
 		return h, "has no IPv6 address in its brackets", form
 	}
-	if message, help := isHostName(host); message != "" {
-		return h, message, help
-	}
-	return HostPort{host, p}, "", ""
+	host, message, help = names(host)
+	return HostPort{host, p}, message, help
 }
 
 func joinHostPort(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }

@@ -93,16 +93,18 @@ type RunBy struct {
 
 // Target is an upstream that policies speak of.
 type Target struct {
-	Pos         Pos         `yaml:"-"`
-	Name        string      `yaml:"name"`
-	Protocol    string      `yaml:"protocol"`
-	Hosts       []HostPort  `yaml:"hosts"`
-	Dial        HostPort    `yaml:"dial,omitempty"` // where it is really reached; TLS still verifies the host's name
-	TLS         TLS         `yaml:"tls"`
-	Placeholder Placeholder `yaml:"placeholder,omitempty"`
-	Credential  *Credential `yaml:"credential,omitempty"` // nil only when Anonymous
-	AgentAuth   string      `yaml:"agent_auth"`           // "scram-sha-256", "md5" or "password"
-	Anonymous   bool        `yaml:"-"`                    // anonymous: allow
+	Pos      Pos        `yaml:"-"`
+	Name     string     `yaml:"name"`
+	Protocol string     `yaml:"protocol"`
+	Hosts    []HostPort `yaml:"hosts"`
+	Dial     HostPort   `yaml:"dial,omitempty"` // where it is really reached; TLS still verifies the host's name
+	// RealAddresses: agents are told the real addresses of the names, not virtual ones.
+	RealAddresses bool        `yaml:"real_addresses,omitempty"`
+	TLS           TLS         `yaml:"tls"`
+	Placeholder   Placeholder `yaml:"placeholder,omitempty"`
+	Credential    *Credential `yaml:"credential,omitempty"` // nil only when Anonymous
+	AgentAuth     string      `yaml:"agent_auth"`           // "scram-sha-256", "md5" or "password"
+	Anonymous     bool        `yaml:"-"`                    // anonymous: allow
 }
 
 // MarshalYAML writes Anonymous in the word of the file.
@@ -120,7 +122,7 @@ func (t Target) MarshalYAML() (any, error) {
 
 // HostPort is an address as the agent dials it.
 type HostPort struct {
-	Host string // a DNS name in lower case, or an IP address without brackets
+	Host string // a DNS name in lower case and A-labels, "*." before one for those below it, or an IP address without brackets
 	Port int
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -114,6 +115,9 @@ func TestEverything(t *testing.T) {
 	}
 	if g.TLS.ClientKey.Key != "k" || g.Credential.Password.Path != "kv/c" {
 		t.Error("the alias was not followed")
+	}
+	if c.Targets[1].RealAddresses || !c.Targets[2].RealAddresses {
+		t.Error("real_addresses is not what was written")
 	}
 	if !c.Targets[1].Anonymous || c.Targets[1].TLS.Verify != "off" {
 		t.Errorf("%+v", c.Targets[1])
@@ -246,4 +250,54 @@ func TestLegible(t *testing.T) {
 			t.Errorf("%q: control %q", text, c.Control.Socket)
 		}
 	}
+}
+
+// A name means the same however it is written: in whatever case, in its
+// language or in A-labels.
+func TestHostNames(t *testing.T) {
+	for s, want := range map[string]string{
+		"orders-db.internal": "orders-db.internal", "Orders-DB.INTERNAL": "orders-db.internal", "under_score.internal": "under_score.internal",
+		"bücher.example": "xn--bcher-kva.example", "BÜCHER.example": "xn--bcher-kva.example", "bu\u0308cher.example": "xn--bcher-kva.example",
+		"xn--bcher-kva.example": "xn--bcher-kva.example", "XN--Bcher-KVA.example": "xn--bcher-kva.example",
+		"faß.example": "xn--fa-hia.example", "例え.テスト": "xn--r8jz45g.xn--zckzah", "例え。テスト": "xn--r8jz45g.xn--zckzah", "ｄｂ.internal": "db.internal",
+		"*.bücher.example": "*.xn--bcher-kva.example", "*.Corp.example": "*.corp.example", "*.internal": "*.internal",
+		"d\u200bb.internal": "db.internal", "db": "db", "db1": "db1", "1db.internal": "1db.internal", "3com.example": "3com.example", "xn--": "", "*": "", "*.": "", "..": "", "127.1": "",
+	} {
+		if got, message, help := listedHost(s); got != want || (message == "") != (want != "") || (message == "") != (help == "") {
+			t.Errorf("%q is %q, %q, %q; want %q", s, got, message, help, want)
+		}
+	}
+	h := HostPort{"*.corp.example", 5432}
+	for name, want := range map[string]bool{"a.corp.example": true, "a.b.corp.example": true, "corp.example": false, ".corp.example": false, "xcorp.example": false, "a.corp.example.org": false} {
+		if h.Covers(name) != want {
+			t.Errorf("%s covers %s: %t", h, name, !want)
+		}
+	}
+	if c := load(t, "testdata/full.yaml"); !c.Targets[1].Hosts[0].Wildcard() || c.Targets[1].Hosts[1].Wildcard() || !c.Targets[1].Hosts[1].Covers("open.internal") {
+		t.Error(c.Targets[1].Hosts)
+	}
+}
+
+// What is read as a name is one that can be asked for, and stays the same when
+// it is read again.
+func FuzzHostName(f *testing.F) {
+	for _, s := range []string{"orders-db.internal", "*.bücher.example", "xn--bcher-kva.example", "127.1", "a\x00b", "faß", "*.*", "１.２"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		name, message, _ := listedHost(s)
+		if message != "" {
+			return
+		}
+		if again, message, _ := listedHost(name); message != "" || again != name {
+			t.Fatalf("%q is %q and then %q, %s", s, name, again, message)
+		}
+		base := strings.TrimPrefix(name, "*.")
+		if !ascii(base) || strings.ContainsAny(base, "*\x00 /@:%") || len(name) > maxName || strings.ToLower(base) != base {
+			t.Fatalf("%q is %q", s, name)
+		}
+		if _, err := netip.ParseAddr(base); err == nil {
+			t.Fatalf("%q is the address %s", s, base)
+		}
+	})
 }

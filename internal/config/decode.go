@@ -245,6 +245,15 @@ func (d *decoder) flag(to *bool, what, yes, no string) reader {
 	}
 }
 
+// boolean stores true or false.
+func (d *decoder) boolean(to *bool, what string) reader {
+	return func(n *yaml.Node) {
+		if s, ok := d.scalar(n, what, "true or false", "!!bool"); ok {
+			*to = s == "true"
+		}
+	}
+}
+
 // number stores an integer between low and high.
 func (d *decoder) number(to *int, what string, low, high int) reader {
 	return func(n *yaml.Node) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"regexp"
 	"slices"
@@ -209,9 +210,10 @@ func (d *decoder) cgroups(c *Config) {
 	}
 }
 
-// addresses sees to it that an address is of one target only.
+// addresses sees to it that an address is of one target only, and that a name
+// has addresses of one kind.
 func (d *decoder) addresses(c *Config) {
-	owner := map[HostPort]string{}
+	owner, named := map[HostPort]string{}, map[string]*Target{}
 	for i := range c.Targets {
 		t := &c.Targets[i]
 		for _, h := range t.Hosts {
@@ -220,6 +222,13 @@ func (d *decoder) addresses(c *Config) {
 				continue
 			}
 			owner[h] = t.Name
+			if _, err := netip.ParseAddr(h.Host); err == nil {
+				continue
+			}
+			if other := named[h.Host]; other != nil && other.RealAddresses != t.RealAddresses {
+				d.problem(t.Pos, Error, "write real_addresses for both or for none", "targets %q and %q share the name %s and not real_addresses", other.Name, t.Name, h.Host)
+			}
+			named[h.Host] = t
 		}
 	}
 }

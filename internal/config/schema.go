@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -107,7 +108,7 @@ func (d *decoder) target(n *yaml.Node) Target {
 		"hosts": func(n *yaml.Node) {
 			d.list(n, "hosts", func(e *yaml.Node) {
 				var h HostPort
-				if d.hostPort(&h, "host")(e); !h.IsZero() {
+				if d.hostPort(&h, "host", listedHost)(e); !h.IsZero() {
 					t.Hosts = append(t.Hosts, h)
 				}
 			})
@@ -115,8 +116,9 @@ func (d *decoder) target(n *yaml.Node) Target {
 				d.wrong(n, "add host:port", "hosts is empty")
 			}
 		},
-		"dial": d.hostPort(&t.Dial, "dial"),
-		"tls":  d.tls(&t.TLS),
+		"dial":           d.hostPort(&t.Dial, "dial", hostName),
+		"real_addresses": d.boolean(&t.RealAddresses, "real_addresses"),
+		"tls":            d.tls(&t.TLS),
 		"placeholder": func(n *yaml.Node) {
 			d.mapping(n, "placeholder", map[string]reader{
 				"user":     d.str(&t.Placeholder.User, "user", nil),
@@ -136,7 +138,18 @@ func (d *decoder) target(n *yaml.Node) Target {
 		"anonymous":  func(n *yaml.Node) { var s string; d.word(&s, "anonymous", "allow")(n); t.Anonymous = s == "allow" },
 	}, "name", "protocol", "hosts")
 	d.authentication(&t)
+	d.realAddresses(&t)
 	return t
+}
+
+// realAddresses warns of the one combination in which an agent chooses what is
+// asked outside.
+func (d *decoder) realAddresses(t *Target) {
+	i := slices.IndexFunc(t.Hosts, HostPort.Wildcard)
+	if t.RealAddresses && i >= 0 {
+		d.problem(t.Pos, Warning, "leave real_addresses out, or list the names",
+			"target %q has real_addresses and the wildcard %s: names are looked up outside as the agent asks for them, and can carry data there", t.Name, t.Hosts[i].Host)
+	}
 }
 
 // authentication sees to it that a target with a credential has a placeholder
@@ -154,12 +167,12 @@ func (d *decoder) authentication(t *Target) {
 	}
 }
 
-func (d *decoder) hostPort(to *HostPort, what string) reader {
+func (d *decoder) hostPort(to *HostPort, what string, names func(string) (name, message, help string)) reader {
 	return func(n *yaml.Node) {
 		var s string
-		d.str(&s, what, func(s string) (string, string) { _, message, help := parseHostPort(s); return message, help })(n)
+		d.str(&s, what, func(s string) (string, string) { _, message, help := parseHostPort(s, names); return message, help })(n)
 		if s != "" {
-			*to, _, _ = parseHostPort(s)
+			*to, _, _ = parseHostPort(s, names)
 		}
 	}
 }
@@ -169,10 +182,13 @@ func (d *decoder) tls(t *TLS) reader {
 		d.mapping(n, "tls", map[string]reader{
 			"verify":      d.word(&t.Verify, "verify", "full", "ca", "none", "off"),
 			"ca":          d.str(&t.CA, "ca", isPath),
-			"server_name": d.str(&t.ServerName, "server_name", isHostName),
+			"server_name": d.str(&t.ServerName, "server_name", isServerName),
 			"client_cert": d.str(&t.ClientCert, "client_cert", isPath),
 			"client_key":  d.secretRef(&t.ClientKey, "client_key"),
 		})
+		if name, message, _ := hostName(t.ServerName); message == "" {
+			t.ServerName = name
+		}
 		switch {
 		case (t.ClientCert == "") != (t.ClientKey == nil):
 			d.wrong(n, "write both", "client_cert and client_key belong together")

@@ -118,11 +118,11 @@ func joined(own, root []byte) []byte {
 // withoutTargets drops the names of targets from a hosts file: they are the
 // resolver's, which knows by the address it gives which one was meant.
 func withoutTargets(hosts []byte, cfg *config.Config) []byte {
-	names := map[string]bool{}
-	for _, t := range cfg.Targets {
-		for _, h := range t.Hosts {
-			names[h.Host] = true
-		}
+	target := func(name string) bool {
+		name = strings.ToLower(strings.TrimSuffix(name, "."))
+		return slices.ContainsFunc(cfg.Targets, func(t config.Target) bool {
+			return slices.ContainsFunc(t.Hosts, func(h config.HostPort) bool { return h.Covers(name) })
+		})
 	}
 	var out strings.Builder
 	for line := range strings.Lines(string(hosts)) {
@@ -131,7 +131,7 @@ func withoutTargets(hosts []byte, cfg *config.Config) []byte {
 		if len(fields) < 2 {
 			continue
 		}
-		keep := slices.DeleteFunc(fields[1:], func(n string) bool { return names[strings.ToLower(strings.TrimSuffix(n, "."))] })
+		keep := slices.DeleteFunc(fields[1:], target)
 		if len(keep) > 0 {
 			fmt.Fprintf(&out, "%s\t%s\n", fields[0], strings.Join(keep, " "))
 		}
