@@ -207,6 +207,7 @@ func (d *daemon) reloadNow() (pkgcontrol.Reloaded, error) {
 		return pkgcontrol.Reloaded{}, err
 	}
 	ended := d.gateway.Reload(setup)
+	d.names.follow(cfg)
 	d.cfgMu.Lock()
 	d.cfg = cfg
 	d.cfgMu.Unlock()

@@ -58,6 +58,7 @@ type daemon struct {
 	gateway   *gateway.Gateway
 	loop      *messages.Loop
 	doors     *doors
+	names     *names
 	metrics   *metrics.Daemon
 	attached  *attached
 
@@ -125,6 +126,10 @@ func serve(ctx context.Context, path string, hup <-chan os.Signal) (err error) {
 	defer closing(&err, d.kernel.Close)
 	d.attached = &attached{guard: d.guard}
 	d.metrics = metrics.New(registry, d.metricSources(statements))
+	if err := d.openNames(cfg.StateDir, log); err != nil {
+		return err
+	}
+	d.names.follow(cfg)
 	d.addSources(cfg, log)
 	d.metrics.Loaded(time.Now())
 	return d.run(ctx, cfg, registry, statements, hup)
@@ -162,6 +167,7 @@ func (d *daemon) run(ctx context.Context, cfg *config.Config, registry *promethe
 	behind.Go(func() { d.approvals.Run(background) })
 	behind.Go(func() { failed(d.loop.Run(background)) })
 	behind.Go(func() { d.gateway.Reap(background) })
+	behind.Go(func() { d.names.memory.Run(background) })
 	before.Go(func() { failed(control.New(d.answers(filepath.Join(mount, cfg.Root))).Serve(front, controlListener)) })
 	if metricsListener != nil {
 		before.Go(func() { failed(metrics.Serve(front, metricsListener, registry, d.log)) })

@@ -14,7 +14,6 @@ import (
 	"sync"
 
 	"github.com/postern/postern/internal/config"
-	"github.com/postern/postern/internal/dns"
 	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/guard"
 	"github.com/postern/postern/internal/identity"
@@ -147,11 +146,7 @@ func (o *doors) serve(d *door) {
 			o.daemon.log.Error("accept", "agent", d.agent, "error", err)
 		}
 	})
-	resolver := dns.Server{Names: dns.Names{
-		Allowed: func(name string) bool { return o.daemon.gateway.Setup().Sees(d.agent, name) },
-		Table:   func() *dns.Table { return o.daemon.gateway.Setup().Names },
-		Refused: func(kind string) { o.daemon.metrics.DNSRefused.WithLabelValues(kind).Inc() },
-	}}
+	resolver := o.daemon.names.resolver(d.agent)
 	d.running.Go(func() {
 		resolver.Run(ctx, d.listener.DNS.UDP, d.listener.DNS.TCP,
 			func(from netip.AddrPort) bool {
@@ -237,7 +232,7 @@ func (o *doors) claim(d *door, c net.Conn) (engine.Flow, error) {
 		f.Cgroup = strings.TrimPrefix(path, o.mount)
 		f.Run = runOf(f.Cgroup, d.path)
 	}
-	f.Name, _ = o.daemon.gateway.Setup().Names.Name(r.Original.Addr())
+	f.Name, f.Unclear = o.daemon.names.meant(d.agent, r.Original)
 	if facts, err := identity.AtAccept(int(r.TGID)); err == nil {
 		f.Exe = facts.Exe
 	}

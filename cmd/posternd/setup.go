@@ -9,7 +9,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -76,6 +75,7 @@ func (b *builder) compile(path string) (*config.Config, *policy.Set, []string, e
 			errs = append(errs, fmt.Sprintf("%s: target %s: %v", t.Pos, t.Name, err))
 		}
 	}
+	errs = append(errs, virtualHosts(cfg)...)
 	if len(errs) > 0 {
 		return nil, nil, warnings, errs
 	}
@@ -221,22 +221,12 @@ func (b *builder) setup(cfg *config.Config, set *policy.Set, before *dns.Table) 
 		MaxSession: int64(cfg.Record.MaxSessionBytes),
 		Host:       cfg.Record.Durability == "host",
 	}
-	var names, hosts []string
-	for _, t := range cfg.Targets {
-		for _, h := range t.Hosts {
-			hosts = append(hosts, h.Host)
-			if _, err := netip.ParseAddr(h.Host); err != nil {
-				names = append(names, h.Host)
-			}
-		}
-	}
-	slices.Sort(names)
+	fixed, hosts := hostNames(cfg)
 	var err error
-	if s.Names, err = dns.NewTable(slices.Compact(names), before); err != nil {
+	if s.Names, err = dns.NewTable(fixed, before); err != nil {
 		return nil, err
 	}
-	slices.Sort(hosts)
-	issuer, err := b.ca.Issuer(slices.Compact(hosts))
+	issuer, err := b.ca.Issuer(hosts)
 	if err != nil {
 		return nil, err
 	}
@@ -247,8 +237,8 @@ func (b *builder) setup(cfg *config.Config, set *policy.Set, before *dns.Table) 
 		}
 		s.Targets = append(s.Targets, t)
 	}
-	if twice, ok := s.Check(); !ok {
-		return nil, fmt.Errorf("%s: two targets have the host %s; each needs a host and port of its own", cfg.File, twice)
+	if err := s.Check(); err != nil {
+		return nil, fmt.Errorf("%s: %w", cfg.File, err)
 	}
 	for _, a := range cfg.Agents {
 		p, _ := set.Policy(a.Policy)
@@ -300,6 +290,7 @@ func (b *builder) target(t *config.Target, issuer *ca.Issuer) (*gateway.Target, 
 			User: t.Placeholder.User, Database: t.Placeholder.Database, Password: secret.New([]byte(t.Placeholder.Password)),
 		},
 		Verified: t.TLS.Verify == "full",
+		Real:     t.RealAddresses,
 		Identity: *t,
 	}
 	for _, h := range t.Hosts {
@@ -308,34 +299,15 @@ func (b *builder) target(t *config.Target, issuer *ca.Issuer) (*gateway.Target, 
 	if !t.Dial.IsZero() {
 		g.Dial = &gateway.HostPort{Host: t.Dial.Host, Port: uint16(t.Dial.Port)}
 	}
-	serverTLS, err := serverConfigs(t, issuer)
-	if err != nil {
+	var err error
+	if g.ServerTLS, err = serverConfigs(t, issuer); err != nil {
 		return nil, err
-	}
-	g.ServerTLS = func(f engine.Flow) *tls.Config {
-		if f.Name != "" {
-			return serverTLS[f.Name]
-		}
-		return serverTLS[f.Original.Addr().Unmap().String()]
 	}
 	if g.ClientTLS, err = clientConfigs(t); err != nil {
 		return nil, err
 	}
 	g.Credential = b.credential(t)
 	return g, nil
-}
-
-// serverConfigs are what an agent is shown, by the host that it dialled.
-func serverConfigs(t *config.Target, issuer *ca.Issuer) (map[string]*tls.Config, error) {
-	out := map[string]*tls.Config{}
-	for _, h := range t.Hosts {
-		c, err := issuer.Config(h.Host)
-		if err != nil {
-			return nil, err
-		}
-		out[h.Host] = c
-	}
-	return out, nil
 }
 
 // clientConfigs returns what the upstream is asked for. Verify "ca" checks the

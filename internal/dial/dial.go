@@ -98,10 +98,14 @@ func (d *Dialer) Resolve(ctx context.Context, name string, ipv6 bool, forbidden 
 	}
 	good, errs := checked(name, found, forbidden)
 	if len(good) == 0 {
-		return nil, errors.Join(errs...)
+		return nil, fmt.Errorf("%w: %w", ErrForbidden, errors.Join(errs...))
 	}
 	return good, nil
 }
+
+// ErrForbidden is wrapped by Resolve's error when a name has addresses, and none
+// that may be dialled.
+var ErrForbidden = errors.New("no address that may be dialled")
 
 // checked sorts out what may not be dialled.
 func checked(name string, found []netip.Addr, forbidden Allowed) (good []netip.Addr, errs []error) {
@@ -265,11 +269,4 @@ func (d *Dialer) connect(ctx context.Context, at netip.AddrPort) (net.Conn, erro
 	var n net.Dialer
 	n.SetMultipathTCP(false)
 	return n.DialContext(ctx, "tcp", at.String())
-}
-
-// IsNotFound reports whether Resolve failed because there is no such name, or
-// none with an address of the family.
-func IsNotFound(err error) bool {
-	var d *net.DNSError
-	return errors.As(err, &d) && d.IsNotFound
 }

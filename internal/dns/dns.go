@@ -1,20 +1,22 @@
 // Package dns answers the agents' name lookups. Every name of a configured
 // target has a virtual address of its own, so that the name an agent meant is
 // known when it connects, also for protocols that do not say it (PostgreSQL,
-// SSH). No query leaves the host: names cannot carry data out.
+// SSH). No query leaves the host but for names whose targets ask for it (real
+// addresses): names cannot carry data out.
 //
-// Table holds the addresses, Server answers from it. Which names an agent may
-// see is asked of the caller. Start with Server.answer.
+// Table holds the addresses of the names that are configured, Told what one
+// agent was told besides: names below wildcards, and real addresses. Memory has
+// the Told of all agents and keeps them over a restart. Server answers from
+// them. What an agent may know of a name is asked of the caller. Start with
+// Server.decide, in answer.go.
 package dns
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -22,34 +24,95 @@ import (
 )
 
 const (
-	// ttl is short, because a name may stop being answered with the next
-	// configuration; its address does not change.
-	ttl = 30
 	// maxTCPQueries bounds one connection over TCP.
 	maxTCPQueries = 128
 	queryTimeout  = 5 * time.Second
-	// maxTCPConnections bounds the connections that are served at once.
+	// maxTCPConnections bounds the connections of an agent that are served at
+	// once.
 	maxTCPConnections = 64
+	// maxLookups bounds the lookups outside that an agent waits for at once.
+	maxLookups = 16
+	// queriesPerSecond and queryBurst are what one agent may ask. A query costs
+	// about 10 µs, so this is two hundredths of a processor; a client that opens
+	// a thousand connections a second and looks each up stays below.
+	queriesPerSecond = 2000
+	queryBurst       = 4000
+	// lookupsPerSecond and lookupBurst are the same for lookups that leave the
+	// host: what they ask is visible there.
+	lookupsPerSecond = 20
+	lookupBurst      = 100
 )
 
-// Names says what an agent may look up. Both are called for every query.
-type Names struct {
-	// Allowed reports whether the name, in lower case without the final dot, is
-	// that of a target the agent's policy knows.
-	Allowed func(name string) bool
+// Grant is what an agent may know of a name.
+type Grant uint8
+
+const (
+	// Unknown: for this agent there is no such name.
+	Unknown Grant = iota
+	// Above: a name of no target, below which there are some.
+	Above
+	// Fixed: a name that is configured; its address is in the Table.
+	Fixed
+	// Wild: a name below a configured wildcard; it gets an address when it is
+	// asked for.
+	Wild
+	// Real: a name that is told its real addresses.
+	Real
+)
+
+// Refusal is why a query has no answer, as a label of metrics.
+type Refusal string
+
+// The kinds of refusals.
+const (
+	ByName     Refusal = "name"       // of no target of the agent's
+	ByType     Refusal = "type"       // a type, class or operation that is not answered
+	Malformed  Refusal = "malformed"  // no query, or one against the protocol
+	Rate       Refusal = "rate"       // more than an agent may ask
+	Unresolved Refusal = "unresolved" // the host's resolver does not know either
+	Forbidden  Refusal = "address"    // the real addresses are such as nobody may dial
+)
+
+// Options of a Server. Its functions are called for every query, from several
+// goroutines.
+type Options struct {
+	Agent string
+	// Grant says what the agent may know of a name in lower case, without the
+	// final dot.
+	Grant func(name string) Grant
 	// Table has the addresses in force.
 	Table func() *Table
-	// Refused is told of every query that was not answered, by kind: "name",
-	// "type" or "malformed". It may be nil.
-	Refused func(kind string)
+	Told  *Told
+	// Lookup asks outside for a name's real addresses of one family. None, and no
+	// error, means that there are only such as may not be dialled. It may be nil
+	// where no name is Real.
+	Lookup func(ctx context.Context, name string, ipv6 bool) ([]netip.Addr, error)
+	// Refused is told of every query that was not answered; it may be nil.
+	Refused func(Refusal)
+	Log     *slog.Logger
 }
 
-// Server answers the queries of one agent.
-type Server struct{ Names Names }
+// Server answers the queries of one agent, wherever they arrive.
+type Server struct {
+	Options
+	queries     *bucket
+	lookups     *lookups
+	slots       chan struct{} // of lookups
+	connections chan struct{}
+	complaints  complaints
+}
 
-// Run serves the sockets until ctx ends; it closes them. Known decides whether
+// New returns a server; it starts nothing.
+func New(o Options) *Server {
+	return &Server{
+		Options: o, queries: newBucket(queriesPerSecond, queryBurst), lookups: newLookups(),
+		slots: make(chan struct{}, maxLookups), connections: make(chan struct{}, maxTCPConnections),
+	}
+}
+
+// Run serves sockets until ctx ends; it closes them. Known decides whether
 // a datagram's sender, or a connection, is an agent of this policy; nil means
-// everybody is.
+// everybody is. Several Runs of one Server share its limits.
 func (s *Server) Run(ctx context.Context, udp []net.PacketConn, tcp []net.Listener, knownUDP func(netip.AddrPort) bool, knownTCP func(net.Conn) bool) {
 	stop := context.AfterFunc(ctx, func() {
 		for _, c := range udp {
@@ -62,7 +125,7 @@ func (s *Server) Run(ctx context.Context, udp []net.PacketConn, tcp []net.Listen
 	defer stop()
 	var running sync.WaitGroup
 	for _, c := range udp {
-		running.Go(func() { s.serveUDP(c, knownUDP) })
+		running.Go(func() { s.serveUDP(ctx, c, knownUDP) })
 	}
 	for _, l := range tcp {
 		running.Go(func() { s.serveTCP(ctx, l, knownTCP) })
@@ -70,7 +133,9 @@ func (s *Server) Run(ctx context.Context, udp []net.PacketConn, tcp []net.Listen
 	running.Wait()
 }
 
-func (s *Server) serveUDP(c net.PacketConn, known func(netip.AddrPort) bool) {
+func (s *Server) serveUDP(ctx context.Context, c net.PacketConn, known func(netip.AddrPort) bool) {
+	var running sync.WaitGroup
+	defer running.Wait()
 	buf := make([]byte, dns.MaxMsgSize)
 	for {
 		n, from, err := c.ReadFrom(buf)
@@ -84,18 +149,48 @@ func (s *Server) serveUDP(c net.PacketConn, known func(netip.AddrPort) bool) {
 		if !ok || known != nil && !known(unmapped(at.AddrPort())) {
 			continue
 		}
-		if answer := s.reply(buf[:n], true); answer != nil {
-			c.WriteTo(answer, from) //nolint:errcheck // the client asks again
+		// Over its rate an agent gets no answer: it asks again later, which a
+		// refusal would keep it from.
+		if !s.queries.take(time.Now()) {
+			s.refused(Rate, "")
+			continue
 		}
+		answer, wait := s.reply(buf[:n], true)
+		if wait == nil {
+			if answer != nil {
+				c.WriteTo(answer, from) //nolint:errcheck // the client asks again
+			}
+			continue
+		}
+		if !s.enter() {
+			s.refused(Rate, "")
+			continue
+		}
+		running.Go(func() {
+			defer s.leave()
+			if answer := wait(ctx); answer != nil {
+				c.WriteTo(answer, from) //nolint:errcheck // the client asks again
+			}
+		})
 	}
 }
+
+func (s *Server) enter() bool {
+	select {
+	case s.slots <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *Server) leave() { <-s.slots }
 
 func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
 
 func (s *Server) serveTCP(ctx context.Context, l net.Listener, known func(net.Conn) bool) {
 	var running sync.WaitGroup
 	defer running.Wait()
-	slots := make(chan struct{}, maxTCPConnections)
 	for {
 		conn, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) || ctx.Err() != nil {
@@ -105,13 +200,13 @@ func (s *Server) serveTCP(ctx context.Context, l net.Listener, known func(net.Co
 			continue
 		}
 		select {
-		case slots <- struct{}{}:
+		case s.connections <- struct{}{}:
 		default:
 			conn.Close()
 			continue
 		}
 		running.Go(func() {
-			defer func() { conn.Close(); <-slots }()
+			defer func() { conn.Close(); <-s.connections }()
 			if known == nil || known(conn) {
 				s.connection(ctx, conn)
 			}
@@ -129,132 +224,45 @@ func (s *Server) connection(ctx context.Context, conn net.Conn) {
 		if err != nil {
 			return
 		}
-		answer := s.reply(query, false)
+		answer := s.overTCP(ctx, query)
 		if answer == nil {
 			return
 		}
+		conn.SetDeadline(time.Now().Add(queryTimeout))
 		if _, err := c.Write(answer); err != nil {
 			return
 		}
 	}
 }
 
-// reply answers a query in wire form; nil when it is none.
-func (s *Server) reply(query []byte, udp bool) []byte {
-	var q dns.Msg
-	if err := q.Unpack(query); err != nil || q.Response {
-		s.refused("malformed")
-		return nil
+// overTCP answers one query of a connection, which may wait by itself.
+func (s *Server) overTCP(ctx context.Context, query []byte) []byte {
+	if !s.queries.take(time.Now()) {
+		s.refused(Rate, "")
+		return short(query, dns.RcodeRefused)
 	}
-	a := s.answer(&q)
-	size := dns.MaxMsgSize
-	if udp {
-		size = dns.MinMsgSize
+	answer, wait := s.reply(query, false)
+	if wait == nil {
+		return answer
 	}
-	if o := q.IsEdns0(); o != nil {
-		a.SetEdns0(dns.DefaultMsgSize, false)
-		if udp {
-			size = max(dns.MinMsgSize, int(o.UDPSize()))
-		}
+	if !s.enter() {
+		s.refused(Rate, "")
+		return short(query, dns.RcodeRefused)
 	}
-	a.Truncate(size)
-	packed, err := a.Pack()
-	if err != nil {
-		s.refused("malformed")
-		return nil
-	}
-	return packed
+	defer s.leave()
+	return wait(ctx)
 }
 
-// answer decides a query. Only addresses and reverse lookups are answered with
-// data; every other type of a known name is empty, and of any other name there
-// is none.
-func (s *Server) answer(q *dns.Msg) *dns.Msg {
-	a := new(dns.Msg)
-	a.SetReply(q)
-	a.RecursionAvailable = true
-	a.Compress = true
-	if q.Opcode != dns.OpcodeQuery || len(q.Question) != 1 || q.Question[0].Qclass != dns.ClassINET {
-		s.refused("type")
-		a.Rcode = dns.RcodeRefused
-		return a
+// refused counts a query without an answer, and tells the log of those that may
+// be an attempt at something.
+func (s *Server) refused(why Refusal, name string) {
+	if s.Refused != nil {
+		s.Refused(why)
 	}
-	question := q.Question[0]
-	name := strings.ToLower(strings.TrimSuffix(question.Name, "."))
-	table := s.Names.Table()
-	if question.Qtype == dns.TypePTR {
-		return s.reverse(a, question, table)
+	if s.Log == nil || why != ByName && why != Rate {
+		return
 	}
-	if name == "localhost" {
-		return loopback(a, question)
+	if suppressed, now := s.complaints.due(time.Now()); now {
+		s.Log.Warn("lookups refused", "agent", s.Agent, "kind", string(why), "name", name[:min(len(name), maxLogged)], "suppressed", suppressed)
 	}
-	v4, v6, ok := table.Addresses(name)
-	if !ok || !s.Names.Allowed(name) {
-		s.refused("name")
-		a.Rcode = dns.RcodeNameError
-		return a
-	}
-	header := dns.RR_Header{Name: question.Name, Rrtype: question.Qtype, Class: dns.ClassINET, Ttl: ttl}
-	switch question.Qtype {
-	case dns.TypeA:
-		a.Answer = []dns.RR{&dns.A{Hdr: header, A: v4.AsSlice()}}
-	case dns.TypeAAAA:
-		a.Answer = []dns.RR{&dns.AAAA{Hdr: header, AAAA: v6.AsSlice()}}
-	default:
-		s.refused("type")
-	}
-	return a
-}
-
-func loopback(a *dns.Msg, q dns.Question) *dns.Msg {
-	header := dns.RR_Header{Name: q.Name, Rrtype: q.Qtype, Class: dns.ClassINET, Ttl: ttl}
-	switch q.Qtype {
-	case dns.TypeA:
-		a.Answer = []dns.RR{&dns.A{Hdr: header, A: net.IPv4(127, 0, 0, 1)}}
-	case dns.TypeAAAA:
-		a.Answer = []dns.RR{&dns.AAAA{Hdr: header, AAAA: net.IPv6loopback}}
-	}
-	return a
-}
-
-// reverse answers for virtual addresses whose name the agent may see.
-func (s *Server) reverse(a *dns.Msg, q dns.Question, table *Table) *dns.Msg {
-	if ip, ok := address(q.Name); ok {
-		if name, ok := table.Name(ip); ok && s.Names.Allowed(name) {
-			header := dns.RR_Header{Name: q.Name, Rrtype: dns.TypePTR, Class: dns.ClassINET, Ttl: ttl}
-			a.Answer = []dns.RR{&dns.PTR{Hdr: header, Ptr: dns.Fqdn(name)}}
-			return a
-		}
-	}
-	s.refused("name")
-	a.Rcode = dns.RcodeNameError
-	return a
-}
-
-func (s *Server) refused(kind string) {
-	if s.Names.Refused != nil {
-		s.Names.Refused(kind)
-	}
-}
-
-// address takes the name of a reverse lookup apart.
-func address(name string) (netip.Addr, bool) {
-	labels := dns.SplitDomainName(strings.ToLower(name))
-	slices.Reverse(labels)
-	if len(labels) == 6 && labels[0] == "arpa" && labels[1] == "in-addr" {
-		a, err := netip.ParseAddr(strings.Join(labels[2:], "."))
-		return a, err == nil
-	}
-	if len(labels) != 34 || labels[0] != "arpa" || labels[1] != "ip6" {
-		return netip.Addr{}, false
-	}
-	digits := strings.Join(labels[2:], "")
-	if len(digits) != 32 {
-		return netip.Addr{}, false
-	}
-	b, err := hex.DecodeString(digits)
-	if err != nil {
-		return netip.Addr{}, false
-	}
-	return netip.AddrFrom16([16]byte(b)), true
 }

@@ -9,24 +9,30 @@ import (
 )
 
 var (
-	// virtual4 is the benchmarking range of RFC 2544, which nobody routes.
+	// virtual4 is the benchmarking range of RFC 2544, which nobody routes. One
+	// half is for names that are configured, the other for those below wildcards,
+	// so that what a new configuration names never takes an address that an agent
+	// was told for something else.
 	virtual4 = netip.MustParsePrefix("198.18.0.0/15")
-	// virtual6 is a unique local prefix (RFC 4193) of our own.
+	fixed4   = netip.MustParsePrefix("198.18.0.0/16")
+	wild4    = netip.MustParsePrefix("198.19.0.0/16")
+	// virtual6 is a unique local prefix (RFC 4193) of our own. The last four
+	// bytes of an address are the virtual IPv4 address of the same name.
 	virtual6 = netip.MustParsePrefix("fd50:6f73:7465::/48")
 )
 
-// maxNames bounds a table to a quarter of the range, so that a free address is
+// maxNames bounds a table to a quarter of its range, so that a free address is
 // always found soon.
-const maxNames = 1 << 15
+const maxNames = 1 << 14
 
 // ErrTooManyNames is returned when a configuration has more names than a table
 // can hold.
 var ErrTooManyNames = errors.New("more host names than virtual addresses")
 
-// Table gives names their virtual addresses. An address depends on the name
-// alone (and, rarely, on an older name with the same hash), so that it is the
-// same after a restart: runtimes keep what they resolved for as long as they
-// live. A Table is not changed after NewTable.
+// Table gives the configured names their virtual addresses. An address depends
+// on the name alone (and, rarely, on an older name with the same hash), so that
+// it is the same after a restart: runtimes keep what they resolved for as long
+// as they live. A Table is not changed after NewTable.
 type Table struct {
 	byName map[string]netip.Addr
 	byAddr map[netip.Addr]string
@@ -51,9 +57,9 @@ func NewTable(names []string, before *Table) (*Table, error) {
 		if _, ok := t.byName[n]; ok {
 			continue
 		}
-		a := home(n)
+		a := home(n, fixed4)
 		for t.byAddr[a] != "" {
-			a = following(a)
+			a = following(a, fixed4)
 		}
 		t.set(n, a)
 	}
@@ -65,23 +71,24 @@ func (t *Table) set(name string, a netip.Addr) {
 }
 
 // home is where a name's hash puts it; the first and last address are left out.
-func home(name string) netip.Addr {
+func home(name string, in netip.Prefix) netip.Addr {
 	h := sha256.Sum256([]byte(name))
-	return host4(1 + binary.BigEndian.Uint32(h[:])%(1<<17-2))
+	size := uint32(1) << (32 - in.Bits())
+	return host4(in, 1+binary.BigEndian.Uint32(h[:])%(size-2))
 }
 
-func host4(n uint32) netip.Addr {
-	base := virtual4.Addr().As4()
+func host4(in netip.Prefix, n uint32) netip.Addr {
+	base := in.Addr().As4()
 	var b [4]byte
 	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(base[:])+n)
 	return netip.AddrFrom4(b)
 }
 
-func following(a netip.Addr) netip.Addr {
-	if a = a.Next(); virtual4.Contains(a.Next()) {
+func following(a netip.Addr, in netip.Prefix) netip.Addr {
+	if a = a.Next(); in.Contains(a.Next()) {
 		return a
 	}
-	return host4(1)
+	return host4(in, 1)
 }
 
 // Addresses returns the virtual addresses of a name.
@@ -90,25 +97,34 @@ func (t *Table) Addresses(name string) (v4, v6 netip.Addr, ok bool) {
 	if !ok {
 		return v4, v6, false
 	}
-	b := virtual6.Addr().As16()
-	low := v4.As4()
-	copy(b[12:], low[:])
-	return v4, netip.AddrFrom16(b), true
+	return v4, within6(v4), true
 }
 
 // Name returns the name that has a virtual address.
 func (t *Table) Name(a netip.Addr) (string, bool) {
-	a = a.Unmap()
-	if virtual6.Contains(a) {
-		b := a.As16()
-		rest := virtual6.Addr().As16()
-		if !slices.Equal(b[:12], rest[:12]) {
-			return "", false
-		}
-		a = netip.AddrFrom4([4]byte(b[12:]))
-	}
-	name, ok := t.byAddr[a]
+	name, ok := t.byAddr[within4(a)]
 	return name, ok
+}
+
+// within6 is the IPv6 address of the name that has the IPv4 address.
+func within6(v4 netip.Addr) netip.Addr {
+	b := virtual6.Addr().As16()
+	low := v4.As4()
+	copy(b[12:], low[:])
+	return netip.AddrFrom16(b)
+}
+
+// within4 is the reverse of within6; other addresses stay what they are.
+func within4(a netip.Addr) netip.Addr {
+	a = a.Unmap()
+	if a.Is4() {
+		return a
+	}
+	b, prefix := a.As16(), virtual6.Addr().As16()
+	if !slices.Equal(b[:12], prefix[:12]) {
+		return a
+	}
+	return netip.AddrFrom4([4]byte(b[12:]))
 }
 
 // Virtual reports whether an address is of a virtual range, known or not.

@@ -81,6 +81,7 @@ type Flow struct {
 	Started  time.Time      // when connect was called
 	Original netip.AddrPort // where the agent dialled
 	Name     string         // the name the resolver had answered that address for
+	Unclear  string         // such names, when they are of different targets and Name is empty
 }
 
 // Intent is what a client wants from a target before its first request.

@@ -169,37 +169,3 @@ func TestFollowWithoutAgent(t *testing.T) {
 		}
 	})
 }
-
-// An agent may know the names of the targets that its policy opens, and of all
-// while it is observed.
-func TestSees(t *testing.T) {
-	w := newWorld(t)
-	s := w.setup(func(s *Setup) {
-		s.Targets = append(s.Targets, &Target{Name: "other", Hosts: []HostPort{{"other-db", 5432}}})
-		s.Agents["observed"] = &Agent{Policy: w.policy(), Observe: true, Until: time.Now().Add(time.Hour)}
-		s.Agents["no longer"] = &Agent{Policy: w.policy(), Observe: true, Until: time.Now()}
-	})
-	for _, c := range []struct {
-		agent, name string
-		want        bool
-	}{
-		{"planner", "orders-db", true},
-		{"planner", "other-db", false},
-		{"planner", "elsewhere", false},
-		{"stranger", "orders-db", false},
-		{"observed", "other-db", true},
-		{"observed", "elsewhere", false},
-		{"no longer", "other-db", false},
-	} {
-		if got := s.Sees(c.agent, c.name); got != c.want {
-			t.Errorf("%s sees %s: %t", c.agent, c.name, got)
-		}
-	}
-	if h, ok := s.Check(); !ok {
-		t.Error("two targets at", h)
-	}
-	s.Targets[1].Hosts = append(s.Targets[1].Hosts, HostPort{"orders-db", 5432})
-	if h, ok := s.Check(); ok || h.Host != "orders-db" {
-		t.Error("two targets at one address are not told apart")
-	}
-}

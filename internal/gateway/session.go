@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/postern/postern/internal/dns"
 	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/policy"
 	"github.com/postern/postern/internal/record"
@@ -142,17 +143,29 @@ func (s *session) targetName() string {
 // a word, since nothing is known of what it speaks.
 func (s *session) identify() (engine.Protocol, error) {
 	if s.target == nil {
-		where := s.flow.Original.String()
-		if s.flow.Name != "" {
-			where = fmt.Sprintf("%s:%d", s.flow.Name, s.flow.Original.Port())
-		}
-		return engine.Protocol{}, s.fail(&engine.Denial{
-			Code:   engine.ByPolicy,
-			Reason: "no target is configured for " + where,
-			Help:   "add a target with this host and port, and a rule that allows it",
-		})
+		return engine.Protocol{}, s.fail(noTarget(s.flow))
 	}
 	return s.target.Protocol, nil
+}
+
+// noTarget says why a connection leads nowhere.
+func noTarget(f engine.Flow) *engine.Denial {
+	d := &engine.Denial{
+		Code:   engine.ByPolicy,
+		Reason: "no target is configured for " + f.Original.String(),
+		Help:   "add a target with this host and port, and a rule that allows it",
+	}
+	switch {
+	case f.Unclear != "":
+		d.Reason = fmt.Sprintf("%s is the address of different targets: %s", f.Original, f.Unclear)
+		d.Help = "remove real_addresses from them, or give them different ports"
+	case f.Name != "":
+		d.Reason = fmt.Sprintf("no target is configured for %s:%d", f.Name, f.Original.Port())
+	case dns.Virtual(f.Original.Addr()):
+		d.Reason = fmt.Sprintf("no name has the address %s (any more)", f.Original.Addr())
+		d.Help = "look the name up again"
+	}
+	return d
 }
 
 func (s *session) engine(p engine.Protocol) (engine.Engine, error) {

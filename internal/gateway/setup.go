@@ -90,6 +90,7 @@ type Target struct {
 	Protocol    engine.Protocol
 	Hosts       []HostPort
 	Dial        *HostPort
+	Real        bool // agents are told the real addresses of its hosts
 	Placeholder secret.Placeholder
 	AgentAuth   string
 	Verified    bool
@@ -131,41 +132,6 @@ func (s *sharedMatcher) of(password, placeholder []byte) (known *mask.Matcher, w
 // same reports whether a session with one may go on under the other.
 func (t *Target) same(o *Target) bool { return reflect.DeepEqual(t.Identity, o.Identity) }
 
-// target finds the target of a flow: by name where the resolver gave the
-// address out, else by the address itself.
-func (s *Setup) target(f engine.Flow) *Target {
-	for _, t := range s.Targets {
-		if _, ok := t.find(f); ok {
-			return t
-		}
-	}
-	return nil
-}
-
-func (t *Target) find(f engine.Flow) (HostPort, bool) {
-	for _, h := range t.Hosts {
-		if h.Port != f.Original.Port() {
-			continue
-		}
-		if f.Name != "" {
-			if h.Host == f.Name {
-				return h, true
-			}
-			continue
-		}
-		if a, err := netip.ParseAddr(h.Host); err == nil && a.Unmap() == f.Original.Addr().Unmap() {
-			return h, true
-		}
-	}
-	return HostPort{}, false
-}
-
-// hostOf is the address of the target that the agent meant.
-func (t *Target) hostOf(f engine.Flow) HostPort {
-	h, _ := t.find(f)
-	return h
-}
-
 func (t *Target) listsAddress(a netip.Addr) bool {
 	for _, h := range t.Hosts {
 		if listed, err := netip.ParseAddr(h.Host); err == nil && listed.Unmap() == a {
@@ -180,36 +146,4 @@ func (t *Target) clientTLS(host HostPort) *tls.Config {
 		return nil
 	}
 	return t.ClientTLS(host.Host)
-}
-
-// Sees reports whether an agent may know a name: some target that its policy
-// opens has it.
-func (s *Setup) Sees(agent, name string) bool {
-	a := s.Agents[agent]
-	if a == nil {
-		return false
-	}
-	for _, t := range s.Targets {
-		for _, h := range t.Hosts {
-			if h.Host == name && (a.Policy.Admit(t.Name).Action != policy.Deny || a.observing(time.Now())) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// Check says whether a set of target hosts is unambiguous: two targets on one
-// host and port could not be told apart.
-func (s *Setup) Check() (HostPort, bool) {
-	seen := map[HostPort]bool{}
-	for _, t := range s.Targets {
-		for _, h := range t.Hosts {
-			if seen[h] {
-				return h, false
-			}
-			seen[h] = true
-		}
-	}
-	return HostPort{}, true
 }

@@ -18,7 +18,7 @@ import (
 func (s *session) Conn(ctx context.Context) (*wire.Conn, engine.Login, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.setup.Limits.Handshake)
 	defer cancel()
-	host := s.target.hostOf(s.flow)
+	host := hostOf(s.flow)
 	began := s.gateway.Now()
 	address, raw, err := s.dial(ctx, host)
 	if err != nil {

@@ -47,10 +47,11 @@ type Sources struct {
 
 // Daemon are the metrics of the daemon as a whole.
 type Daemon struct {
-	ReloadOK    prometheus.Gauge
-	ReloadTime  prometheus.Gauge
-	SecretFetch *prometheus.HistogramVec // source
-	DNSRefused  *prometheus.CounterVec   // kind
+	ReloadOK     prometheus.Gauge
+	ReloadTime   prometheus.Gauge
+	SecretFetch  *prometheus.HistogramVec // source
+	DNSRefused   *prometheus.CounterVec   // kind
+	NamesEvicted prometheus.Counter
 }
 
 // New registers the daemon's metrics, those of sources, and Go's own.
@@ -69,13 +70,16 @@ func New(r *prometheus.Registry, s Sources) *Daemon {
 		DNSRefused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postern_dns_refused_total", Help: "Lookups of agents that got no answer.",
 		}, []string{"kind"}),
+		NamesEvicted: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "postern_dns_names_evicted_total", Help: "Names below wildcards, or with real addresses, that were forgotten because their agent asked for too many.",
+		}),
 	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "postern_build_info", Help: "1, labelled with what was built.",
 		ConstLabels: prometheus.Labels{"version": version.Number, "commit": version.Commit(), "go": runtime.Version()},
 	})
 	info.Set(1)
-	r.MustRegister(info, d.ReloadOK, d.ReloadTime, d.SecretFetch, d.DNSRefused, &reader{s},
+	r.MustRegister(info, d.ReloadOK, d.ReloadTime, d.SecretFetch, d.DNSRefused, d.NamesEvicted, &reader{s},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return d
 }

@@ -7,6 +7,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -62,7 +63,12 @@ type world struct {
 	pg      *servers.Postgres
 	postern *servers.Postern
 	corpCA  string
+	names   *servers.Names // the host's name server
+	resolv  string         // its resolv.conf
 }
+
+// nameServer is where systemd-resolved has its stub.
+const nameServer = "127.0.0.53"
 
 const schema = `
 SET password_encryption = 'scram-sha-256';
@@ -122,6 +128,24 @@ targets:
     tls: {verify: full, ca: %[3]s, server_name: orders-db.internal, client_cert: %[4]s/cert_user.crt, client_key: {source: file, path: client-key.age}}
     placeholder: {user: app, password: ` + placeholder + `}
     credential: {user: cert_user, database: shop}
+  - name: wild
+    protocol: postgres
+    hosts: ["*.wild.internal:%[2]d"]
+    tls: {verify: full, ca: %[3]s, server_name: orders-db.internal}
+    placeholder: {user: app, database: orders, password: ` + placeholder + `}
+    credential: {user: orders_rw, database: shop, password: {source: file, path: secrets.age, key: password}}
+  - name: real
+    protocol: postgres
+    hosts: [real-db.internal:%[2]d, shared-db.internal:%[2]d]
+    real_addresses: true
+    tls: {verify: full, ca: %[3]s, server_name: orders-db.internal}
+    placeholder: {user: app, database: orders, password: ` + placeholder + `}
+    credential: {user: orders_rw, database: shop, password: {source: file, path: secrets.age, key: password}}
+  - name: twin
+    protocol: postgres
+    hosts: [twin-db.internal:%[2]d]
+    real_addresses: true
+    anonymous: allow
 policies:
   - name: planner
     rules:
@@ -149,11 +173,22 @@ func newWorld() (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &world{dir: dir, corpCA: filepath.Join(dir, "corp-ca.pem")}
+	w := &world{dir: dir, corpCA: filepath.Join(dir, "corp-ca.pem"), resolv: filepath.Join(dir, "resolv.conf")}
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return w, err
 	}
 	if w.outside, err = outside.Connect(outside.Options{Everything: true}); err != nil {
+		return w, err
+	}
+	w.names, err = servers.StartNames(nameServer+":53", map[string][]netip.Addr{
+		"shard7.wild.internal": {outside.Near4, outside.Near6},
+		"evil.wild.internal":   {netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::ffff:127.0.0.1"), netip.MustParseAddr("169.254.169.254")},
+		"real-db.internal":     {outside.Near4, outside.Near6, netip.MustParseAddr("127.0.0.1")},
+	})
+	if err != nil {
+		return w, err
+	}
+	if err := servers.UseNames(w.resolv, nameServer); err != nil {
 		return w, err
 	}
 	w.pg, err = servers.StartPostgres(servers.PostgresOptions{
@@ -163,7 +198,9 @@ func newWorld() (*world, error) {
 			"hostssl all clear_user 127.0.0.1/32 password",
 			"hostssl all cert_user 127.0.0.1/32 cert",
 			"hostssl all all 127.0.0.1/32 scram-sha-256",
+			"hostssl all all samehost scram-sha-256",
 		},
+		Settings: []string{"listen_addresses='*'"},
 	})
 	if err != nil {
 		return w, err
@@ -212,6 +249,9 @@ func (w *world) close() error {
 	}
 	if w.pg != nil {
 		w.pg.Stop()
+	}
+	if w.names != nil {
+		w.names.Stop()
 	}
 	if w.outside != nil {
 		arrived, err := w.outside.Frames()
