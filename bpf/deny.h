@@ -32,24 +32,24 @@ static __always_inline void count(__u32 kind)
 }
 
 /*
- * Whether this policy may send one more event. Two processors may race for the
- * last one of a second: the bound is about noise, not about safety.
+ * Whether this policy may have one more in this second. Two processors may race
+ * for the last one: the bound is about noise, not about safety.
  */
-static __always_inline int may_tell(__u64 policy_cgroup, __u64 now)
+static __always_inline int within(void *counts, __u64 policy_cgroup, __u64 now, __u32 most)
 {
 	__u64 second = now / SECOND_NS;
-	struct limit *l = bpf_map_lookup_elem(&limits, &policy_cgroup);
+	struct limit *l = bpf_map_lookup_elem(counts, &policy_cgroup);
 	struct limit fresh = { .second = second, .sent = 1 };
 
 	if (!l) {
-		bpf_map_update_elem(&limits, &policy_cgroup, &fresh, BPF_ANY);
+		bpf_map_update_elem(counts, &policy_cgroup, &fresh, BPF_ANY);
 		return 1;
 	}
 	if (l->second != second) {
 		l->second = second;
 		l->sent = 0;
 	}
-	if (l->sent >= EVENTS_PER_SECOND)
+	if (l->sent >= most)
 		return 0;
 	l->sent++;
 	return 1;
@@ -65,7 +65,7 @@ static __always_inline struct event *event_for(const struct subject *s, __u32 ki
 	struct event *e;
 
 	count(kind);
-	if (!may_tell(s->policy_cgroup, now)) {
+	if (!within(&limits, s->policy_cgroup, now, EVENTS_PER_SECOND)) {
 		count(KIND_EVENTS_LIMITED);
 		return 0;
 	}
@@ -91,14 +91,14 @@ static __always_inline struct event *event_for(const struct subject *s, __u32 ki
 	return e;
 }
 
-/* Denies what the calling task asked for. */
-static __always_inline int deny(const struct subject *s, __u32 kind)
+/* Tells user space what the calling task did. */
+static __always_inline void tell(const struct subject *s, __u32 kind)
 {
 	struct event *e = event_for(s, kind);
 	__u64 id, owner;
 
 	if (!e)
-		return DENY;
+		return;
 	id = bpf_get_current_pid_tgid();
 	owner = bpf_get_current_uid_gid();
 	e->pid = (__u32)id;
@@ -107,6 +107,12 @@ static __always_inline int deny(const struct subject *s, __u32 kind)
 	e->gid = owner >> 32;
 	bpf_get_current_comm(e->comm, sizeof(e->comm));
 	bpf_ringbuf_submit(e, 0);
+}
+
+/* Denies what the calling task asked for. */
+static __always_inline int deny(const struct subject *s, __u32 kind)
+{
+	tell(s, kind);
 	return DENY;
 }
 

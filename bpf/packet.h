@@ -129,17 +129,49 @@ static __always_inline int announce(const struct packet *p, struct sock_state *s
 	return !bpf_map_update_elem(&dns_src, &key, &st->flow, BPF_ANY);
 }
 
+/*
+ * Whether the packet has to wait: the kernel sends the SYN again, soon (see
+ * sockops), and a resolver is asked again. Only a first packet waits: the end
+ * of waiting is noted in the socket's state.
+ */
+static __always_inline int held(const struct packet *p, struct sock_state *st)
+{
+	struct listener *l;
+	__u64 token;
+
+	if (st->route != ROUTE_GATEWAY || !st->waits)
+		return 0;
+	if (st->waits & WAIT_LISTENER) {
+		l = listener_of(st->flow.netns, st->owner_policy);
+		if (!l || (p->protocol == IPPROTO_TCP ? p->dport != l->tcp_port && p->dport != l->dns_tcp_port
+						      : p->dport != l->dns_udp_port))
+			return 1;
+		st->waits &= ~WAIT_LISTENER;
+	}
+	token = st->flow.token;
+	if ((st->waits & WAIT_VERDICT) && !bpf_map_lookup_elem(&verdicts, &token) &&
+	    bpf_ktime_get_ns() - st->flow.started < HOLD_NS)
+		return 1;
+	st->waits = WAIT_NONE;
+	return 0;
+}
+
 static __always_inline int may_leave(const struct packet *p, struct sock_state *st)
 {
 	/* A socket bound to another device sends even 127.0.0.1 out by it. */
 	if (p->device != LOOPBACK_IFINDEX || !is_loopback(p->daddr))
 		return 0;
-	if (listed(st->owner_policy, p->sport))
-		return 1;
 	if (st->route == ROUTE_GATEWAY && p->dport == st->peer_port)
 		return p->protocol == IPPROTO_TCP || announce(p, st);
+	if (st->away || listed(st->owner_policy, p->sport))
+		return 1;
 	return listed(st->owner_policy, p->dport) &&
 	       (p->protocol == IPPROTO_UDP || st->route == ROUTE_LOOPBACK);
+}
+
+static __always_inline int is_opening(const struct packet *p)
+{
+	return p->protocol == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
 /*
@@ -151,9 +183,9 @@ static __always_inline int may_enter(const struct packet *p, struct sock_state *
 {
 	if (p->device != LOOPBACK_IFINDEX || !is_loopback(p->saddr))
 		return 0;
-	if (listed(st->owner_policy, p->dport))
+	if (st->away || listed(st->owner_policy, p->dport))
 		return is_loopback(p->daddr);
-	if (p->protocol == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+	if (is_opening(p))
 		return 0;
 	if (st->route != ROUTE_NONE && p->sport == st->peer_port)
 		return 1;

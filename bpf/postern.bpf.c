@@ -15,6 +15,8 @@
  *   getpeername,
  *   recvmsg         answer with the destination the agent asked for
  *   egress, ingress nothing passes but to and from the gateway
+ *   reuseport       at the gateway's listener: refuses what the gateway could
+ *                   not reach
  *
  * Start reading at route() in route.h. The gateway's own sockets are outside
  * of the cgroup and never seen here. Everything unexpected denies.
@@ -25,8 +27,10 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* bpf2go makes Go types of what the object's BTF names, and no map names this. */
+/* bpf2go makes Go types of what the object's BTF names, and no map names these. */
 const struct event *event_type __attribute__((unused));
+const struct ask *ask_type __attribute__((unused));
+const enum loopback_use *use_type __attribute__((unused));
 
 SEC("cgroup/sock_create")
 int postern_sock_create(struct bpf_sock *ctx)
@@ -48,6 +52,7 @@ int postern_sock_create(struct bpf_sock *ctx)
 		return deny(&s, KIND_INTERNAL);
 	st->owner = s.policy_cgroup;
 	st->owner_policy = s.policy;
+	st->away = !is_home(s.netns);
 	return ALLOW;
 }
 
@@ -205,17 +210,21 @@ int postern_recvmsg6(struct bpf_sock_addr *ctx)
 
 /*
  * An ephemeral port may be bound to any address: it is how programs choose
- * their source. What cannot be had is a port that others could know.
+ * their source. What cannot be had, but in a network namespace of one's own, is
+ * a port that others could know.
  */
 static __always_inline int may_bind(struct bpf_sock_addr *ctx, struct subject *s)
 {
+	struct sock_state *st;
+
 	s->netns = bpf_get_netns_cookie(ctx);
 	s->protocol = LOAD(ctx->protocol);
 	if (!find_policy(s))
 		return deny(s, KIND_NO_POLICY);
-	if (!own_socket(ctx, s))
+	st = own_socket(ctx, s);
+	if (!st)
 		return deny(s, KIND_FOREIGN_SOCKET);
-	if (!s->port)
+	if (!s->port || st->away)
 		return ALLOW;
 	if (is_loopback(s->addr) && listed(s->policy, s->port))
 		return ALLOW;
@@ -247,7 +256,13 @@ int postern_egress(struct __sk_buff *skb)
 	int known = read_packet(skb, &p);
 	struct sock_state *st = state_of(skb);
 
-	if (known && st && may_leave(&p, st))
+	if (known && st && may_leave(&p, st)) {
+		if (!held(&p, st))
+			return ALLOW;
+		count(KIND_HELD);
+		return DENY;
+	}
+	if (st && glass_broken(st->owner))
 		return ALLOW;
 	return drop_packet(skb, &p, st, 1);
 }
@@ -260,6 +275,8 @@ int postern_ingress(struct __sk_buff *skb)
 	struct sock_state *st = state_of(skb);
 
 	if (known && st && may_enter(&p, st))
+		return ALLOW;
+	if (st && glass_broken(st->owner) && !is_opening(&p))
 		return ALLOW;
 	return drop_packet(skb, &p, st, 0);
 }
@@ -304,6 +321,33 @@ static __always_inline void write_token(struct bpf_sock_ops *ops)
 	count(bpf_store_hdr_opt(ops, &o, sizeof(o), 0) ? KIND_TOKEN_FAILED : KIND_TOKEN_SENT);
 }
 
+static __always_inline struct sock_state *waiting(struct bpf_sock_ops *ops)
+{
+	struct sock_state *st = redirected(ops);
+
+	return st && st->waits ? st : 0;
+}
+
+#define SOL_TCP 6
+#define TCP_SYNCNT 7
+
+/*
+ * A SYN that is held is sent again after a jiffy, then after twice as long each
+ * time (TIMEOUT_INIT, in jiffies). The usual number of attempts would be over
+ * after half a second. A listener comes within milliseconds or not at all; an
+ * upstream that does not answer may take the time that it takes elsewhere.
+ */
+static __always_inline void be_patient(struct bpf_sock_ops *ops)
+{
+	struct sock_state *st = waiting(ops);
+	int attempts;
+
+	if (!st)
+		return;
+	attempts = st->waits & WAIT_LISTENER ? 7 : 14;
+	bpf_setsockopt(ops, SOL_TCP, TCP_SYNCNT, &attempts, sizeof(attempts));
+}
+
 /* A SYN without its token is closed by the gateway: nothing here can open. */
 SEC("sockops")
 int postern_sockops(struct bpf_sock_ops *ops)
@@ -311,9 +355,14 @@ int postern_sockops(struct bpf_sock_ops *ops)
 	__u32 flags = ops->bpf_sock_ops_cb_flags;
 
 	switch (ops->op) {
+	case BPF_SOCK_OPS_TIMEOUT_INIT:
+		if (waiting(ops))
+			ops->reply = 1;
+		break;
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
 		if (redirected(ops))
 			bpf_sock_ops_cb_flags_set(ops, flags | BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
+		be_patient(ops);
 		break;
 	case BPF_SOCK_OPS_HDR_OPT_LEN_CB:
 		if (is_syn(ops) && bpf_reserve_hdr_opt(ops, TOKEN_LEN, 0))
@@ -328,4 +377,47 @@ int postern_sockops(struct bpf_sock_ops *ops)
 		break;
 	}
 	return 1;
+}
+
+/*
+ * The token in the TCP header that data begins with. Options may stand in any
+ * order, but ours is written last, behind at most 40 - TOKEN_LEN bytes.
+ */
+static __always_inline __u64 token_in(struct sk_reuseport_md *md)
+{
+	__u8 header[20], option[2];
+	__u32 at = sizeof(header), end;
+	__u64 token = 0;
+
+	if (bpf_skb_load_bytes(md, 0, header, sizeof(header)))
+		return 0;
+	end = (header[12] >> 4) * 4;
+#pragma unroll
+	for (int i = 0; i < 12; i++) {
+		if (at + sizeof(option) > end || bpf_skb_load_bytes(md, at, option, sizeof(option)) || !option[0])
+			return 0;
+		if (option[0] == 1) {
+			at++;
+			continue;
+		}
+		if (option[0] == TOKEN_KIND && option[1] == TOKEN_LEN)
+			return bpf_skb_load_bytes(md, at + 4, &token, sizeof(token)) ? 0 : token;
+		if (option[1] < 2)
+			return 0;
+		at += option[1];
+	}
+	return 0;
+}
+
+/*
+ * A dropped SYN is a listener that is not there: the kernel refuses the
+ * connection, as the upstream did.
+ */
+SEC("sk_reuseport")
+int postern_reuseport(struct sk_reuseport_md *md)
+{
+	__u64 token = md->ip_protocol == IPPROTO_TCP ? token_in(md) : 0;
+	enum verdict *v = token ? bpf_map_lookup_elem(&verdicts, &token) : 0;
+
+	return v && *v == VERDICT_REFUSE ? SK_DROP : SK_PASS;
 }

@@ -29,6 +29,19 @@
 /* More denials than this of one policy in one second are counted, not sent. */
 #define EVENTS_PER_SECOND 100
 
+/*
+ * More connections than this of one policy in one second are denied, so that
+ * the records of one agent cannot push those of another out of the map: at this
+ * rate a record lives three seconds, and it is claimed within milliseconds.
+ */
+#define FLOWS_PER_SECOND 20000
+
+/* How long a connection waits to hear whether its upstream answers. */
+#define HOLD_NS 200000000ULL
+
+/* The same listener is asked for again after this, if it is still missing. */
+#define ASK_AGAIN_NS 100000000ULL
+
 /* Why something was denied, or what was let through. Index into stats. */
 enum kind {
 	KIND_NONE = 0,
@@ -45,16 +58,21 @@ enum kind {
 	KIND_EGRESS = 11,         /* a packet that leads past the gateway */
 	KIND_INGRESS = 12,        /* a packet that does not come from it */
 	KIND_INTERNAL = 13,       /* a map was full or an allocation failed */
+	KIND_FLOOD = 14,          /* over FLOWS_PER_SECOND */
 	/* from here on: counted only, nothing that anybody has to be told */
-	KIND_REDIRECTED = 14,
-	KIND_RESOLVED = 15,       /* UDP sent to the resolver */
-	KIND_LOOPBACK = 16,       /* listed loopback port, left alone */
-	KIND_TOKEN_SENT = 17,
-	KIND_TOKEN_FAILED = 18,   /* no room for the option: gateway closes */
-	KIND_EVENTS_LOST = 19,    /* ring full */
-	KIND_EVENTS_LIMITED = 20, /* over EVENTS_PER_SECOND */
-	KIND_UDP_PROBE = 21,      /* UDP connect to a virtual address, refused */
-	KIND_COUNT = 22,
+	KIND_REDIRECTED = 15,
+	KIND_RESOLVED = 16,       /* UDP sent to the resolver */
+	KIND_LOOPBACK = 17,       /* loopback, left alone */
+	KIND_TOKEN_SENT = 18,
+	KIND_TOKEN_FAILED = 19,   /* no room for the option: gateway closes */
+	KIND_EVENTS_LOST = 20,    /* ring full */
+	KIND_EVENTS_LIMITED = 21, /* over EVENTS_PER_SECOND */
+	KIND_UDP_PROBE = 22,      /* UDP connect to a virtual address, refused */
+	KIND_ASKED = 23,          /* the gateway was asked for a listener or a dial */
+	KIND_HELD = 24,           /* a packet that waits for the answer */
+	KIND_UNREACHABLE = 25,    /* the upstream did not answer a moment ago */
+	KIND_GLASS = 26,          /* let through: somebody broke the glass */
+	KIND_COUNT = 27,
 };
 
 /* policy: cgroup id -> policy */
@@ -65,8 +83,8 @@ struct policy_entry {
 
 /*
  * listeners: where a policy's connections go. netns is the network namespace's
- * cookie; 0 stands for the initial one, for kernels before 5.14, where user
- * space cannot ask for a cookie.
+ * cookie; 0 stands for the gateway's own one, which the map home names. Ports
+ * that are 0 mean that there will be no listener.
  */
 struct listener_key {
 	__u64 netns;
@@ -81,7 +99,16 @@ struct listener {
 	__u16 pad;
 };
 
-/* loopback: ports of 127.0.0.0/8 and ::1 that a policy may use as they are */
+/*
+ * loopback: what a policy has on ports of 127.0.0.0/8 and ::1. In the gateway's
+ * own network namespace loopback belongs to everybody, so only a listed port is
+ * left alone. In another one it is the agent's, so all are but targets.
+ */
+enum loopback_use {
+	LOOPBACK_AS_IS = 1,
+	LOOPBACK_TARGET = 2,
+};
+
 struct loopback_key {
 	__u32 policy;
 	__u16 port;
@@ -121,8 +148,44 @@ struct sock_state {
 	__u32 owner_policy;
 	__u16 peer_port; /* where the kernel really sends to */
 	__u8 route;      /* enum route */
-	__u8 pad;
+	__u8 away;       /* made in another network namespace than the gateway's */
+	__u8 waits;      /* enum wait */
+	__u8 pad[7];
 	struct flow flow; /* what the agent asked for */
+};
+
+/* What a connection waits for before its first packet leaves. */
+enum wait {
+	WAIT_NONE = 0,
+	WAIT_LISTENER = 1, /* in this network namespace */
+	WAIT_VERDICT = 2,  /* whether the upstream answers */
+};
+
+/* asks: something that the gateway is to do; flow.token is 0 for a listener */
+struct ask {
+	enum wait what;
+	__u32 pad;
+	struct flow flow;
+};
+
+/* verdicts: token -> whether the gateway could reach the upstream */
+enum verdict {
+	VERDICT_GO = 1,
+	VERDICT_REFUSE = 2,
+};
+
+/* destinations: what came of a destination a moment ago */
+struct destination_key {
+	__u32 addr[4];
+	__u32 policy;
+	__u16 port;
+	__u16 pad;
+};
+
+struct destination {
+	__u64 until; /* CLOCK_MONOTONIC, nanoseconds */
+	__u32 error; /* errno; 0: it answered */
+	__u32 pad;
 };
 
 enum route {
@@ -137,7 +200,7 @@ struct gateway {
 	__u32 pad;
 };
 
-/* limits: how many events one policy has sent in the current second */
+/* limits, paces: how many events, connections a policy had in this second */
 struct limit {
 	__u64 second;
 	__u32 sent;

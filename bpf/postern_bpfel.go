@@ -13,6 +13,28 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type PosternAsk struct {
+	_    structs.HostLayout
+	What PosternWait
+	Pad  uint32
+	Flow PosternFlow
+}
+
+type PosternDestination struct {
+	_     structs.HostLayout
+	Until uint64
+	Error uint32
+	Pad   uint32
+}
+
+type PosternDestinationKey struct {
+	_      structs.HostLayout
+	Addr   [4]uint32
+	Policy uint32
+	Port   uint16
+	Pad    uint16
+}
+
 type PosternEvent struct {
 	_            structs.HostLayout
 	Time         uint64
@@ -75,15 +97,20 @@ const (
 	PosternKindKIND_EGRESS         PosternKind = 11
 	PosternKindKIND_INGRESS        PosternKind = 12
 	PosternKindKIND_INTERNAL       PosternKind = 13
-	PosternKindKIND_REDIRECTED     PosternKind = 14
-	PosternKindKIND_RESOLVED       PosternKind = 15
-	PosternKindKIND_LOOPBACK       PosternKind = 16
-	PosternKindKIND_TOKEN_SENT     PosternKind = 17
-	PosternKindKIND_TOKEN_FAILED   PosternKind = 18
-	PosternKindKIND_EVENTS_LOST    PosternKind = 19
-	PosternKindKIND_EVENTS_LIMITED PosternKind = 20
-	PosternKindKIND_UDP_PROBE      PosternKind = 21
-	PosternKindKIND_COUNT          PosternKind = 22
+	PosternKindKIND_FLOOD          PosternKind = 14
+	PosternKindKIND_REDIRECTED     PosternKind = 15
+	PosternKindKIND_RESOLVED       PosternKind = 16
+	PosternKindKIND_LOOPBACK       PosternKind = 17
+	PosternKindKIND_TOKEN_SENT     PosternKind = 18
+	PosternKindKIND_TOKEN_FAILED   PosternKind = 19
+	PosternKindKIND_EVENTS_LOST    PosternKind = 20
+	PosternKindKIND_EVENTS_LIMITED PosternKind = 21
+	PosternKindKIND_UDP_PROBE      PosternKind = 22
+	PosternKindKIND_ASKED          PosternKind = 23
+	PosternKindKIND_HELD           PosternKind = 24
+	PosternKindKIND_UNREACHABLE    PosternKind = 25
+	PosternKindKIND_GLASS          PosternKind = 26
+	PosternKindKIND_COUNT          PosternKind = 27
 )
 
 type PosternLimit struct {
@@ -115,6 +142,13 @@ type PosternLoopbackKey struct {
 	Pad    uint16
 }
 
+type PosternLoopbackUse uint32
+
+const (
+	PosternLoopbackUseLOOPBACK_AS_IS  PosternLoopbackUse = 1
+	PosternLoopbackUseLOOPBACK_TARGET PosternLoopbackUse = 2
+)
+
 type PosternPolicyEntry struct {
 	_     structs.HostLayout
 	Id    uint32
@@ -134,24 +168,48 @@ type PosternSockState struct {
 	OwnerPolicy uint32
 	PeerPort    uint16
 	Route       uint8
-	Pad         uint8
+	Away        uint8
+	Waits       uint8
+	Pad         [7]uint8
 	Flow        PosternFlow
 }
+
+type PosternVerdict uint32
+
+const (
+	PosternVerdictVERDICT_GO     PosternVerdict = 1
+	PosternVerdictVERDICT_REFUSE PosternVerdict = 2
+)
+
+type PosternWait uint32
+
+const (
+	PosternWaitWAIT_NONE     PosternWait = 0
+	PosternWaitWAIT_LISTENER PosternWait = 1
+	PosternWaitWAIT_VERDICT  PosternWait = 2
+)
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	PosternMapAsked                = "asked"
+	PosternMapAsks                 = "asks"
+	PosternMapDestinations         = "destinations"
 	PosternMapDnsSrc               = "dns_src"
 	PosternMapEvents               = "events"
 	PosternMapFlows                = "flows"
 	PosternMapGateways             = "gateways"
+	PosternMapGlass                = "glass"
+	PosternMapHome                 = "home"
 	PosternMapLimits               = "limits"
 	PosternMapListeners            = "listeners"
 	PosternMapLoopback             = "loopback"
+	PosternMapPaces                = "paces"
 	PosternMapPolicy               = "policy"
 	PosternMapSk                   = "sk"
 	PosternMapStats                = "stats"
+	PosternMapVerdicts             = "verdicts"
 	PosternProgPosternBind4        = "postern_bind4"
 	PosternProgPosternBind6        = "postern_bind6"
 	PosternProgPosternConnect4     = "postern_connect4"
@@ -162,11 +220,16 @@ const (
 	PosternProgPosternIngress      = "postern_ingress"
 	PosternProgPosternRecvmsg4     = "postern_recvmsg4"
 	PosternProgPosternRecvmsg6     = "postern_recvmsg6"
+	PosternProgPosternReuseport    = "postern_reuseport"
 	PosternProgPosternSendmsg4     = "postern_sendmsg4"
 	PosternProgPosternSendmsg6     = "postern_sendmsg6"
 	PosternProgPosternSockCreate   = "postern_sock_create"
 	PosternProgPosternSockops      = "postern_sockops"
+	PosternVarAskType              = "ask_type"
+	PosternVarChoosesErrno         = "chooses_errno"
 	PosternVarEventType            = "event_type"
+	PosternVarForetells            = "foretells"
+	PosternVarUseType              = "use_type"
 )
 
 // LoadPostern returns the embedded CollectionSpec for Postern.
@@ -221,6 +284,7 @@ type PosternProgramSpecs struct {
 	PosternIngress      *ebpf.ProgramSpec `ebpf:"postern_ingress"`
 	PosternRecvmsg4     *ebpf.ProgramSpec `ebpf:"postern_recvmsg4"`
 	PosternRecvmsg6     *ebpf.ProgramSpec `ebpf:"postern_recvmsg6"`
+	PosternReuseport    *ebpf.ProgramSpec `ebpf:"postern_reuseport"`
 	PosternSendmsg4     *ebpf.ProgramSpec `ebpf:"postern_sendmsg4"`
 	PosternSendmsg6     *ebpf.ProgramSpec `ebpf:"postern_sendmsg6"`
 	PosternSockCreate   *ebpf.ProgramSpec `ebpf:"postern_sock_create"`
@@ -231,23 +295,34 @@ type PosternProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type PosternMapSpecs struct {
-	DnsSrc    *ebpf.MapSpec `ebpf:"dns_src"`
-	Events    *ebpf.MapSpec `ebpf:"events"`
-	Flows     *ebpf.MapSpec `ebpf:"flows"`
-	Gateways  *ebpf.MapSpec `ebpf:"gateways"`
-	Limits    *ebpf.MapSpec `ebpf:"limits"`
-	Listeners *ebpf.MapSpec `ebpf:"listeners"`
-	Loopback  *ebpf.MapSpec `ebpf:"loopback"`
-	Policy    *ebpf.MapSpec `ebpf:"policy"`
-	Sk        *ebpf.MapSpec `ebpf:"sk"`
-	Stats     *ebpf.MapSpec `ebpf:"stats"`
+	Asked        *ebpf.MapSpec `ebpf:"asked"`
+	Asks         *ebpf.MapSpec `ebpf:"asks"`
+	Destinations *ebpf.MapSpec `ebpf:"destinations"`
+	DnsSrc       *ebpf.MapSpec `ebpf:"dns_src"`
+	Events       *ebpf.MapSpec `ebpf:"events"`
+	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	Gateways     *ebpf.MapSpec `ebpf:"gateways"`
+	Glass        *ebpf.MapSpec `ebpf:"glass"`
+	Home         *ebpf.MapSpec `ebpf:"home"`
+	Limits       *ebpf.MapSpec `ebpf:"limits"`
+	Listeners    *ebpf.MapSpec `ebpf:"listeners"`
+	Loopback     *ebpf.MapSpec `ebpf:"loopback"`
+	Paces        *ebpf.MapSpec `ebpf:"paces"`
+	Policy       *ebpf.MapSpec `ebpf:"policy"`
+	Sk           *ebpf.MapSpec `ebpf:"sk"`
+	Stats        *ebpf.MapSpec `ebpf:"stats"`
+	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
 }
 
 // PosternVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type PosternVariableSpecs struct {
-	EventType *ebpf.VariableSpec `ebpf:"event_type"`
+	AskType      *ebpf.VariableSpec `ebpf:"ask_type"`
+	ChoosesErrno *ebpf.VariableSpec `ebpf:"chooses_errno"`
+	EventType    *ebpf.VariableSpec `ebpf:"event_type"`
+	Foretells    *ebpf.VariableSpec `ebpf:"foretells"`
+	UseType      *ebpf.VariableSpec `ebpf:"use_type"`
 }
 
 // PosternObjects contains all objects after they have been loaded into the kernel.
@@ -270,30 +345,44 @@ func (o *PosternObjects) Close() error {
 //
 // It can be passed to LoadPosternObjects or ebpf.CollectionSpec.LoadAndAssign.
 type PosternMaps struct {
-	DnsSrc    *ebpf.Map `ebpf:"dns_src"`
-	Events    *ebpf.Map `ebpf:"events"`
-	Flows     *ebpf.Map `ebpf:"flows"`
-	Gateways  *ebpf.Map `ebpf:"gateways"`
-	Limits    *ebpf.Map `ebpf:"limits"`
-	Listeners *ebpf.Map `ebpf:"listeners"`
-	Loopback  *ebpf.Map `ebpf:"loopback"`
-	Policy    *ebpf.Map `ebpf:"policy"`
-	Sk        *ebpf.Map `ebpf:"sk"`
-	Stats     *ebpf.Map `ebpf:"stats"`
+	Asked        *ebpf.Map `ebpf:"asked"`
+	Asks         *ebpf.Map `ebpf:"asks"`
+	Destinations *ebpf.Map `ebpf:"destinations"`
+	DnsSrc       *ebpf.Map `ebpf:"dns_src"`
+	Events       *ebpf.Map `ebpf:"events"`
+	Flows        *ebpf.Map `ebpf:"flows"`
+	Gateways     *ebpf.Map `ebpf:"gateways"`
+	Glass        *ebpf.Map `ebpf:"glass"`
+	Home         *ebpf.Map `ebpf:"home"`
+	Limits       *ebpf.Map `ebpf:"limits"`
+	Listeners    *ebpf.Map `ebpf:"listeners"`
+	Loopback     *ebpf.Map `ebpf:"loopback"`
+	Paces        *ebpf.Map `ebpf:"paces"`
+	Policy       *ebpf.Map `ebpf:"policy"`
+	Sk           *ebpf.Map `ebpf:"sk"`
+	Stats        *ebpf.Map `ebpf:"stats"`
+	Verdicts     *ebpf.Map `ebpf:"verdicts"`
 }
 
 func (m *PosternMaps) Close() error {
 	return _PosternClose(
+		m.Asked,
+		m.Asks,
+		m.Destinations,
 		m.DnsSrc,
 		m.Events,
 		m.Flows,
 		m.Gateways,
+		m.Glass,
+		m.Home,
 		m.Limits,
 		m.Listeners,
 		m.Loopback,
+		m.Paces,
 		m.Policy,
 		m.Sk,
 		m.Stats,
+		m.Verdicts,
 	)
 }
 
@@ -301,7 +390,11 @@ func (m *PosternMaps) Close() error {
 //
 // It can be passed to LoadPosternObjects or ebpf.CollectionSpec.LoadAndAssign.
 type PosternVariables struct {
-	EventType *ebpf.Variable `ebpf:"event_type"`
+	AskType      *ebpf.Variable `ebpf:"ask_type"`
+	ChoosesErrno *ebpf.Variable `ebpf:"chooses_errno"`
+	EventType    *ebpf.Variable `ebpf:"event_type"`
+	Foretells    *ebpf.Variable `ebpf:"foretells"`
+	UseType      *ebpf.Variable `ebpf:"use_type"`
 }
 
 // PosternPrograms contains all programs after they have been loaded into the kernel.
@@ -318,6 +411,7 @@ type PosternPrograms struct {
 	PosternIngress      *ebpf.Program `ebpf:"postern_ingress"`
 	PosternRecvmsg4     *ebpf.Program `ebpf:"postern_recvmsg4"`
 	PosternRecvmsg6     *ebpf.Program `ebpf:"postern_recvmsg6"`
+	PosternReuseport    *ebpf.Program `ebpf:"postern_reuseport"`
 	PosternSendmsg4     *ebpf.Program `ebpf:"postern_sendmsg4"`
 	PosternSendmsg6     *ebpf.Program `ebpf:"postern_sendmsg6"`
 	PosternSockCreate   *ebpf.Program `ebpf:"postern_sock_create"`
@@ -336,6 +430,7 @@ func (p *PosternPrograms) Close() error {
 		p.PosternIngress,
 		p.PosternRecvmsg4,
 		p.PosternRecvmsg6,
+		p.PosternReuseport,
 		p.PosternSendmsg4,
 		p.PosternSendmsg6,
 		p.PosternSockCreate,

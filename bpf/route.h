@@ -5,12 +5,27 @@
 
 #include "who.h"
 
+/*
+ * Set before loading, by what the kernel has and user space does: whether a
+ * program may choose the errno of a refused connect (5.18), and whether the
+ * gateway dials as soon as it is asked to.
+ */
+const volatile __u32 chooses_errno;
+const volatile __u32 foretells;
+
 #define SOL_SOCKET 1
 #define SO_BINDTODEVICE 25
 
 /* Answers of route() besides a port of the gateway. */
 #define ROUTE_DENIED 0
 #define ROUTE_AS_IS 0x10000
+
+/* Where the kernel cannot, a refused connect is EPERM. */
+static __always_inline void refuse_with(__u32 error)
+{
+	if (chooses_errno)
+		bpf_set_retval(-(int)error);
+}
 
 /* Who has the socket that would get what is sent to a local address. */
 enum occupant {
@@ -50,19 +65,69 @@ static __always_inline int occupant(struct bpf_sock_addr *ctx, int v4, __u32 hos
 	return who;
 }
 
-/* A destination on this host that the agent named itself. */
-static __always_inline int route_local(struct bpf_sock_addr *ctx, const struct subject *s)
+/*
+ * A destination on this host that the agent named itself: ROUTE_DENIED,
+ * ROUTE_AS_IS, or -1 for the gateway.
+ */
+static __always_inline int route_local(struct bpf_sock_addr *ctx, const struct subject *s,
+				       const struct sock_state *st)
 {
 	__u32 host = is_unspecified(s->addr) ? bpf_htonl(0x7f000001) : s->addr[3];
 	__u32 policy_id;
-	int who;
+	int use;
 
-	who = occupant(ctx, is_mapped(s->addr), host, s->port, s->protocol, &policy_id);
-	if (who == OCCUPANT_GATEWAY) {
+	if (occupant(ctx, is_mapped(s->addr), host, s->port, s->protocol, &policy_id) == OCCUPANT_GATEWAY) {
 		deny(s, KIND_GATEWAY_PORT);
 		return ROUTE_DENIED;
 	}
-	return listed(s->policy, s->port) ? ROUTE_AS_IS : -1;
+	use = use_of(s->policy, s->port);
+	if (use == LOOPBACK_AS_IS)
+		return ROUTE_AS_IS;
+	/* Names are the gateway's to answer, whatever listens here. */
+	return st->away && !use && s->port != DNS_PORT ? ROUTE_AS_IS : -1;
+}
+
+/* Asks the gateway for what the connection waits for. */
+static __always_inline int ask(const struct sock_state *st, enum wait what)
+{
+	struct ask *a = bpf_ringbuf_reserve(&asks, sizeof(*a), 0);
+
+	if (!a) {
+		count(KIND_EVENTS_LOST);
+		return 0;
+	}
+	a->what = what;
+	a->pad = 0;
+	a->flow = st->flow;
+	bpf_ringbuf_submit(a, 0);
+	count(KIND_ASKED);
+	return 1;
+}
+
+/* Whether it is time to ask for this listener (again). */
+static __always_inline int may_ask(const struct listener_key *key)
+{
+	__u64 now = bpf_ktime_get_ns(), *last = bpf_map_lookup_elem(&asked, key);
+
+	if (last && now - *last < ASK_AGAIN_NS)
+		return 0;
+	return !bpf_map_update_elem(&asked, key, &now, BPF_ANY);
+}
+
+/*
+ * The listener of the policy in the socket's network namespace. Where there is
+ * none yet its ports are likely to become those it has at home: what is sent
+ * there is held until the gateway has opened them (see held in packet.h).
+ */
+static __always_inline struct listener *find_listener(const struct subject *s, struct sock_state *st)
+{
+	struct listener *l = listener_of(st->away ? s->netns : 0, s->policy);
+
+	st->waits = WAIT_NONE;
+	if (l || !st->away)
+		return l;
+	st->waits = WAIT_LISTENER;
+	return listener_of(0, s->policy);
 }
 
 /*
@@ -70,22 +135,19 @@ static __always_inline int route_local(struct bpf_sock_addr *ctx, const struct s
  * ECONNREFUSED. Somebody else there is not: a local user who took the port
  * while the gateway was down would get what agents say.
  */
-static __always_inline int route_gateway(struct bpf_sock_addr *ctx, const struct subject *s)
+static __always_inline int route_gateway(struct bpf_sock_addr *ctx, const struct subject *s,
+					 struct sock_state *st)
 {
-	struct listener *l = listener_of(s->netns, s->policy);
+	struct listener *l = find_listener(s, st);
 	__u32 policy_id = 0;
-	__u16 port;
+	__u16 port = 0;
 	int who;
 
-	if (!l) {
-		deny(s, KIND_NO_LISTENER);
-		return ROUTE_DENIED;
-	}
-	if (s->protocol == IPPROTO_UDP)
+	if (l && s->protocol == IPPROTO_UDP)
 		port = l->dns_udp_port;
-	else if (s->port == DNS_PORT)
+	else if (l && s->port == DNS_PORT)
 		port = l->dns_tcp_port;
-	else
+	else if (l)
 		port = l->tcp_port;
 	if (!port) {
 		deny(s, KIND_NO_LISTENER);
@@ -126,6 +188,17 @@ static __always_inline void remember(struct sock_state *st, const struct subject
 	bpf_get_current_comm(f->comm, sizeof(f->comm));
 	st->peer_port = port;
 	st->route = ROUTE_GATEWAY;
+}
+
+/* What came of this destination a moment ago, if that still holds. */
+static __always_inline struct destination *known(const struct subject *s)
+{
+	struct destination_key key = { .policy = s->policy, .port = s->port };
+	struct destination *d;
+
+	__builtin_memcpy(key.addr, s->addr, sizeof(key.addr));
+	d = bpf_map_lookup_elem(&destinations, &key);
+	return d && d->until > bpf_ktime_get_ns() ? d : 0;
 }
 
 /* Stores the record that the gateway will claim by the token in the SYN. */
@@ -175,75 +248,130 @@ static __always_inline int is_resend(struct bpf_sock_addr *ctx, const struct sub
 }
 
 /*
- * Decides one connect or sendmsg whose destination is in s: ROUTE_DENIED,
- * ROUTE_AS_IS, or the port on loopback to send it to.
+ * A connection on its way to the gateway: leaves the record, and asks for what
+ * is missing. It waits to hear of an upstream that nobody knows about.
  */
-static __always_inline int route(struct bpf_sock_addr *ctx, struct subject *s, int connecting)
+static __always_inline int begin(const struct subject *s, struct sock_state *st)
 {
-	struct bpf_sock *socket;
+	struct listener_key key = { .netns = s->netns, .policy = s->policy };
+	struct destination *d;
+
+	if (!within(&paces, s->policy_cgroup, st->flow.started, FLOWS_PER_SECOND)) {
+		deny(s, KIND_FLOOD);
+		return 0;
+	}
+	if ((st->waits & WAIT_LISTENER) && may_ask(&key))
+		ask(st, WAIT_LISTENER);
+	if (s->protocol == IPPROTO_UDP)
+		return 1;
+	d = known(s);
+	if (d && d->error) {
+		count(KIND_UNREACHABLE);
+		refuse_with(d->error);
+		return 0;
+	}
+	if (!issue_token(st)) {
+		deny(s, KIND_INTERNAL);
+		return 0;
+	}
+	if (!d && foretells && s->port != DNS_PORT && ask(st, WAIT_VERDICT))
+		st->waits |= WAIT_VERDICT;
+	return 1;
+}
+
+/*
+ * Whether the socket may be sent to loopback. One that is bound to a device
+ * would leave by it.
+ */
+static __always_inline int unbind(struct bpf_sock_addr *ctx, const struct subject *s, int connecting)
+{
+	struct bpf_sock *socket = ctx->sk;
+	char none[4] = {};
+
+	if (!socket || socket->bound_dev_if <= LOOPBACK_IFINDEX)
+		return 1;
+	/* Only a caller with CAP_NET_RAW may be unbound, also by us. */
+	if (connecting && !bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, none, sizeof(none)))
+		return 1;
+	deny(s, KIND_DEVICE);
+	return 0;
+}
+
+/*
+ * UDP that is not for a resolver goes nowhere. getaddrinfo of glibc connects a
+ * UDP socket to every address it found, to sort them by the source that each
+ * would have: nothing is sent, and it is no attempt at anything.
+ */
+static __always_inline int deny_udp(const struct subject *s, int connecting)
+{
+	if (connecting && is_virtual(s->addr))
+		count(KIND_UDP_PROBE);
+	else
+		deny(s, KIND_UDP);
+	return ROUTE_DENIED;
+}
+
+/* The caller, and the socket if it is his own; denies otherwise. */
+static __always_inline struct sock_state *admitted(struct bpf_sock_addr *ctx, struct subject *s)
+{
 	struct sock_state *st;
-	int port;
 
 	s->netns = bpf_get_netns_cookie(ctx);
 	s->protocol = LOAD(ctx->protocol);
 	if (!find_policy(s)) {
 		deny(s, KIND_NO_POLICY);
-		return ROUTE_DENIED;
+		return 0;
 	}
 	if (s->protocol != IPPROTO_TCP && s->protocol != IPPROTO_UDP) {
 		deny(s, KIND_PROTOCOL);
-		return ROUTE_DENIED;
+		return 0;
 	}
 	st = own_socket(ctx, s);
-	if (!st) {
+	if (!st)
 		deny(s, KIND_FOREIGN_SOCKET);
+	return st;
+}
+
+/*
+ * Decides one connect or sendmsg whose destination is in s: ROUTE_DENIED,
+ * ROUTE_AS_IS, or the port on loopback to send it to.
+ */
+static __always_inline int route(struct bpf_sock_addr *ctx, struct subject *s, int connecting)
+{
+	struct sock_state *st = admitted(ctx, s);
+	int port;
+
+	if (!st)
 		return ROUTE_DENIED;
-	}
 	if (!connecting && is_resend(ctx, s, st))
 		return ROUTE_AS_IS;
 	if (s->protocol == IPPROTO_TCP)
 		st->route = ROUTE_NONE;
+	if (glass_broken(s->policy_cgroup)) {
+		tell(s, KIND_GLASS);
+		return ROUTE_AS_IS;
+	}
 	if (is_loopback(s->addr) || is_unspecified(s->addr)) {
-		port = route_local(ctx, s);
+		port = route_local(ctx, s, st);
 		if (port == ROUTE_AS_IS) {
 			if (s->protocol == IPPROTO_TCP) {
 				st->peer_port = s->port;
 				st->route = ROUTE_LOOPBACK;
+				st->waits = WAIT_NONE;
 			}
 			count(KIND_LOOPBACK);
 		}
 		if (port >= 0)
 			return port;
 	}
-	if (s->protocol == IPPROTO_UDP && s->port != DNS_PORT) {
-		/*
-		 * getaddrinfo of glibc connects a UDP socket to every address it
-		 * found, to sort them by the source that each would have. Nothing
-		 * is sent, and it is no attempt at anything.
-		 */
-		if (connecting && is_virtual(s->addr))
-			count(KIND_UDP_PROBE);
-		else
-			deny(s, KIND_UDP);
+	if (s->protocol == IPPROTO_UDP && s->port != DNS_PORT)
+		return deny_udp(s, connecting);
+	port = route_gateway(ctx, s, st);
+	if (port == ROUTE_DENIED || !unbind(ctx, s, connecting))
 		return ROUTE_DENIED;
-	}
-	port = route_gateway(ctx, s);
-	if (port == ROUTE_DENIED)
-		return port;
-	socket = ctx->sk;
-	if (socket && socket->bound_dev_if > LOOPBACK_IFINDEX) {
-		char none[4] = {};
-
-		/* Only a caller with CAP_NET_RAW may be unbound, also by us. */
-		if (!connecting || bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, none, sizeof(none))) {
-			deny(s, KIND_DEVICE);
-			return ROUTE_DENIED;
-		}
-	}
 	remember(st, s, port);
-	if (s->protocol == IPPROTO_TCP && !issue_token(st)) {
+	if (!begin(s, st)) {
 		st->route = ROUTE_NONE;
-		deny(s, KIND_INTERNAL);
 		return ROUTE_DENIED;
 	}
 	count(s->protocol == IPPROTO_TCP ? KIND_REDIRECTED : KIND_RESOLVED);

@@ -43,24 +43,48 @@ static __always_inline int find_policy(struct subject *s)
 	return 0;
 }
 
-static __always_inline int listed(__u32 policy_id, __u16 port)
+/* Whether the network namespace is the gateway's own. */
+static __always_inline int is_home(__u64 netns)
 {
-	struct loopback_key key = { .policy = policy_id, .port = port };
+	__u32 only = 0;
+	__u64 *cookie = bpf_map_lookup_elem(&home, &only);
 
-	return port && bpf_map_lookup_elem(&loopback, &key);
+	return netns == (cookie && *cookie ? *cookie : bpf_get_netns_cookie(0));
 }
 
+/* What the policy has on a port of loopback: enum loopback_use, or 0. */
+static __always_inline int use_of(__u32 policy_id, __u16 port)
+{
+	struct loopback_key key = { .policy = policy_id, .port = port };
+	__u8 *use = port ? bpf_map_lookup_elem(&loopback, &key) : 0;
+
+	return use ? *use : 0;
+}
+
+static __always_inline int listed(__u32 policy_id, __u16 port)
+{
+	return use_of(policy_id, port) == LOOPBACK_AS_IS;
+}
+
+/* netns is 0 for the gateway's own. */
 static __always_inline struct listener *listener_of(__u64 netns, __u32 policy_id)
 {
 	struct listener_key key = { .netns = netns, .policy = policy_id };
-	struct listener *l = bpf_map_lookup_elem(&listeners, &key);
 
-	if (l)
-		return l;
-	if (netns != bpf_get_netns_cookie(0))
-		return 0;
-	key.netns = 0;
 	return bpf_map_lookup_elem(&listeners, &key);
+}
+
+static __always_inline int glass_until(__u64 key)
+{
+	__u64 *until = bpf_map_lookup_elem(&glass, &key);
+
+	return until && *until > bpf_ktime_get_boot_ns();
+}
+
+/* Whether somebody broke the glass for this policy cgroup, or for all. */
+static __always_inline int glass_broken(__u64 policy_cgroup)
+{
+	return glass_until(policy_cgroup) || glass_until(0);
 }
 
 static __always_inline int is_mapped(const __u32 *a)

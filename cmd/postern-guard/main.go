@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/postern/postern/internal/config"
 	"github.com/postern/postern/internal/guard"
@@ -40,6 +41,7 @@ Options of all of them:
   --config FILE        configuration (default /etc/postern/postern.yaml)
   --bpffs DIR          where the programs are pinned (default /sys/fs/bpf)
   --daemon-user USER   who posternd runs as, by name or number (default postern)
+  --grace TIME         serve: how long connections wait for a daemon that is away (default 15s)
   --json               machine-readable output
 `
 
@@ -47,6 +49,7 @@ Options of all of them:
 type options struct {
 	config, bpffs, daemon string
 	json                  bool
+	grace                 time.Duration
 	out                   io.Writer
 }
 
@@ -54,6 +57,9 @@ func main() {
 	if len(os.Args) == 2 && os.Args[1] == guard.LaunchArg {
 		guard.Launch()
 		return
+	}
+	if len(os.Args) == 2 && os.Args[1] == guard.AnchorArg {
+		guard.HoldFast()
 	}
 	if err := run(os.Args[1:], os.Stdout); err != nil {
 		if !errors.Is(err, errOpen) {
@@ -86,6 +92,7 @@ func run(args []string, out io.Writer) error {
 	flags.StringVar(&o.bpffs, "bpffs", redirect.DefaultBPFFS, "")
 	flags.StringVar(&o.daemon, "daemon-user", "postern", "")
 	flags.BoolVar(&o.json, "json", false, "")
+	flags.DurationVar(&o.grace, "grace", 0, "")
 	err := flags.Parse(args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		_, err := io.WriteString(out, usage)
@@ -136,6 +143,9 @@ func attach(o options) error {
 			return fmt.Errorf("make the cgroup of agent %s: %w", a.Name, err)
 		}
 	}
+	if err := guard.Anchor(where.Cgroup); err != nil {
+		return err
+	}
 	if o.json {
 		return json.NewEncoder(o.out).Encode(report)
 	}
@@ -152,7 +162,7 @@ func detach(o options) error {
 	if err != nil {
 		return err
 	}
-	if err := redirect.Detach(where); err != nil {
+	if err := errors.Join(redirect.Detach(where), guard.Weigh(where.Cgroup)); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(o.out, "%s is open: nothing is attached any more\n", where.Cgroup)
@@ -202,7 +212,7 @@ func serve(o options) error {
 		return fmt.Errorf("the policy root is not closed (%s): run `postern-guard attach` first", problems[0])
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	server, err := guard.New(guard.Options{Log: log, Config: o.config, Redirect: where, Daemon: daemon})
+	server, err := guard.New(guard.Options{Log: log, Config: o.config, Redirect: where, Daemon: daemon, Grace: o.grace})
 	if err != nil {
 		return err
 	}

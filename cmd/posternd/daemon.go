@@ -38,6 +38,8 @@ const (
 	drainTime = 10 * time.Second
 	// guardTimeout bounds a question to the guard.
 	guardTimeout = 5 * time.Second
+	// guardPause is between two attempts to reach a guard that is gone.
+	guardPause = 200 * time.Millisecond
 	// gcPercent is half of Go's default. Most of what lives belongs to sessions on
 	// which nothing happens, and little is allocated for one on which much does.
 	gcPercent = 50
@@ -173,10 +175,12 @@ func (d *daemon) run(ctx context.Context, cfg *config.Config, registry *promethe
 		before.Go(func() { failed(metrics.Serve(front, metricsListener, registry, d.log)) })
 	}
 	before.Go(func() { failed(ignore(d.kernel.Events(front, d.denied), context.Canceled)) })
+	before.Go(func() { failed(ignore(d.kernel.Asks(front, d.doors.asked), context.Canceled)) })
 	before.Go(func() { d.follow(front, hup) })
 	if err := d.doors.follow(cfg); err != nil {
 		stopFront(err)
 	} else {
+		behind.Go(func() { d.doors.attend(background) })
 		d.log.Info("serving", "version", version.String(), "config", d.path, "agents", len(cfg.Agents),
 			"targets", len(cfg.Targets), "control", cfg.Control.Socket, "metrics", cfg.Metrics.Listen)
 	}

@@ -2,16 +2,14 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base32"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"strings"
+	"os"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/postern/postern/internal/config"
 	"github.com/postern/postern/internal/engine"
@@ -20,27 +18,42 @@ import (
 	"github.com/postern/postern/internal/redirect"
 )
 
-// door is where the connections and lookups of one agent arrive.
+// resident is an agent as the kernel knows it.
+type resident struct {
+	agent  string
+	path   string        // of the agent's cgroup, relative to the cgroup2 root
+	cgroup atomic.Uint64 // its id, which is another one when the cgroup was made anew
+	policy uint32
+	uses   map[redirect.LoopbackPort]redirect.Use // what it has on loopback
+}
+
+// door is where the connections and lookups of one agent arrive, from one
+// network namespace.
 type door struct {
-	agent    string
-	path     string // of the agent's cgroup, relative to the cgroup2 root
-	cgroup   uint64 // its id
-	policy   uint32
-	ports    []int // on loopback, that it may use as they are
+	*resident
 	listener *redirect.Listener
 	stop     context.CancelFunc
 	running  sync.WaitGroup
 }
 
-// doors are those of all agents.
+// doorKey: 0 is the gateway's own network namespace.
+type doorKey struct {
+	agent string
+	netns uint64
+}
+
+// doors are those of all agents. The guard opens them and keeps them open while
+// there is no daemon; here they are served.
 type doors struct {
 	ctx     context.Context // of the sessions, which outlive the doors
 	daemon  *daemon
 	mount   string
 	cgroups *identity.Cgroups
 
-	mu   sync.Mutex
-	open map[string]*door // by agent
+	mu        sync.Mutex
+	residents map[string]*resident // by agent
+	open      map[doorKey]*door
+	closed    bool
 }
 
 func newDoors(ctx context.Context, d *daemon, mount string) (*doors, error) {
@@ -48,14 +61,10 @@ func newDoors(ctx context.Context, d *daemon, mount string) (*doors, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &doors{ctx: ctx, daemon: d, mount: mount, cgroups: cgroups, open: map[string]*door{}}, nil
-}
-
-// policyID is the kernel's number for an agent. It depends on the name alone,
-// so that what an older daemon left in the kernel means the same agent.
-func policyID(agent string) uint32 {
-	sum := sha256.Sum256([]byte(agent))
-	return max(1, binary.BigEndian.Uint32(sum[:]))
+	return &doors{
+		ctx: ctx, daemon: d, mount: mount, cgroups: cgroups,
+		residents: map[string]*resident{}, open: map[doorKey]*door{},
+	}, nil
 }
 
 // follow opens the doors of a configuration, and takes out of the kernel what
@@ -71,21 +80,22 @@ func (o *doors) follow(cfg *config.Config) error {
 func (o *doors) prepare(cfg *config.Config) error {
 	byID := map[uint32]string{}
 	for _, a := range cfg.Agents {
-		if other, taken := byID[policyID(a.Name)]; taken {
+		id := redirect.PolicyID(a.Name)
+		if other, taken := byID[id]; taken {
 			return fmt.Errorf("agents %q and %q have the same number in the kernel: rename one of them", other, a.Name)
 		}
-		byID[policyID(a.Name)] = a.Name
+		byID[id] = a.Name
 	}
 	for i := range cfg.Agents {
-		if err := o.ensure(&cfg.Agents[i]); err != nil {
+		if err := o.ensure(cfg, &cfg.Agents[i]); err != nil {
 			return fmt.Errorf("agent %s: %w", cfg.Agents[i].Name, err)
 		}
 	}
 	return nil
 }
 
-// ensure opens an agent's door, or another one when its cgroup is another.
-func (o *doors) ensure(a *config.Agent) error {
+// ensure opens an agent's door at home, and puts its cgroup under its policy.
+func (o *doors) ensure(cfg *config.Config, a *config.Agent) error {
 	ask, cancel := context.WithTimeout(o.ctx, guardTimeout)
 	defer cancel()
 	id, err := o.daemon.guard.Cgroup(ask, a.Cgroup)
@@ -93,47 +103,91 @@ func (o *doors) ensure(a *config.Agent) error {
 		return err
 	}
 	o.mu.Lock()
-	before := o.open[a.Name]
+	r := o.residents[a.Name]
+	if r == nil || r.path != a.Cgroup {
+		r = &resident{agent: a.Name, path: a.Cgroup, policy: redirect.PolicyID(a.Name)}
+	}
 	o.mu.Unlock()
-	if before != nil && before.cgroup == id {
-		return o.loopback(before, a.Loopback)
-	}
-	d := &door{agent: a.Name, path: a.Cgroup, cgroup: id, policy: policyID(a.Name)}
-	if err := o.loopback(d, a.Loopback); err != nil {
+	if err := o.loopback(r, usesOf(cfg, a)); err != nil {
 		return err
 	}
-	if d.listener, err = o.daemon.kernel.Listen(d.policy); err != nil {
+	r.cgroup.Store(id)
+	at, files, err := o.daemon.guard.Listen(ask, a.Name)
+	if err != nil {
 		return err
 	}
-	o.serve(d)
+	defer closeFiles(files)
+	if err := o.adopt(r, at, files); err != nil {
+		return err
+	}
 	// Last: from here on the agent has a way, and it leads to the gateway.
-	if err := o.daemon.kernel.SetPolicy(id, d.policy); err != nil {
-		d.close()
-		return err
+	return o.daemon.kernel.SetPolicy(id, r.policy)
+}
+
+// usesOf is what an agent has on loopback: the ports that are listed for it,
+// and those that are targets, everybody's.
+func usesOf(cfg *config.Config, a *config.Agent) map[redirect.LoopbackPort]redirect.Use {
+	uses := map[redirect.LoopbackPort]redirect.Use{}
+	policy := redirect.PolicyID(a.Name)
+	for _, t := range cfg.Targets {
+		for _, h := range t.Hosts {
+			ip, err := netip.ParseAddr(h.Host)
+			if h.Host == "localhost" || err == nil && ip.IsLoopback() {
+				uses[redirect.LoopbackPort{PolicyID: policy, Port: uint16(h.Port)}] = redirect.Target
+			}
+		}
 	}
-	o.mu.Lock()
-	o.open[a.Name] = d
-	o.mu.Unlock()
-	if before != nil {
-		before.close()
+	for _, p := range a.Loopback {
+		uses[redirect.LoopbackPort{PolicyID: policy, Port: uint16(p)}] = redirect.AsIs
+	}
+	return uses
+}
+
+// loopback makes the uses in the kernel those of the list.
+func (o *doors) loopback(r *resident, uses map[redirect.LoopbackPort]redirect.Use) error {
+	for p := range r.uses {
+		if _, keeps := uses[p]; !keeps {
+			if err := o.daemon.kernel.ForgetLoopback(p); err != nil {
+				return err
+			}
+		}
+	}
+	r.uses = uses
+	for p, use := range uses {
+		if err := o.daemon.kernel.UseLoopback(p, use); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// loopback makes the ports that the kernel leaves alone those of the list.
-func (o *doors) loopback(d *door, ports []int) error {
-	for _, p := range d.ports {
-		if err := o.daemon.kernel.ForbidLoopback(d.policy, uint16(p)); err != nil {
-			return err
-		}
+// adopt serves a listener that the guard opened, in place of another one at the
+// same door. The files remain the caller's.
+func (o *doors) adopt(r *resident, at redirect.Door, files []*os.File) error {
+	key := doorKey{r.agent, at.Netns}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	before := o.open[key]
+	if o.closed || before != nil && before.listener.Door() == at && before.resident == r {
+		return nil
 	}
-	d.ports = ports
-	for _, p := range ports {
-		if err := o.daemon.kernel.AllowLoopback(d.policy, uint16(p)); err != nil {
-			return err
-		}
+	l, err := o.daemon.kernel.Adopt(at, files)
+	if err != nil {
+		return err
+	}
+	d := &door{resident: r, listener: l}
+	o.serve(d)
+	o.residents[r.agent], o.open[key] = r, d
+	if before != nil {
+		go before.close()
 	}
 	return nil
+}
+
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
 }
 
 // serve accepts connections and answers names until the door is closed.
@@ -151,11 +205,11 @@ func (o *doors) serve(d *door) {
 		resolver.Run(ctx, d.listener.DNS.UDP, d.listener.DNS.TCP,
 			func(from netip.AddrPort) bool {
 				r, err := d.listener.Sender(from)
-				return err == nil && r.PolicyCgroupID == d.cgroup
+				return err == nil && r.PolicyCgroupID == d.cgroup.Load()
 			},
 			func(c net.Conn) bool {
 				r, err := d.listener.Claim(c)
-				return err == nil && r.PolicyCgroupID == d.cgroup
+				return err == nil && r.PolicyCgroupID == d.cgroup.Load()
 			})
 	})
 }
@@ -169,6 +223,7 @@ func (d *door) close() {
 func (o *doors) closeAll() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.closed = true
 	for _, d := range o.open {
 		d.close()
 	}
@@ -178,19 +233,20 @@ func (o *doors) closeAll() {
 // tidy removes agents that are not configured from the kernel, those of an
 // older daemon too.
 func (o *doors) tidy(cfg *config.Config) error {
+	configured := map[string]bool{}
+	for _, a := range cfg.Agents {
+		configured[a.Name] = true
+	}
 	o.mu.Lock()
 	keep, ids := map[uint64]bool{}, map[uint32]bool{}
-	for name, d := range o.open {
-		configured := false
-		for _, a := range cfg.Agents {
-			configured = configured || a.Name == name
-		}
-		if !configured {
+	for key, d := range o.open {
+		if !configured[key.agent] {
 			defer d.close()
-			delete(o.open, name)
+			delete(o.open, key)
+			delete(o.residents, key.agent)
 			continue
 		}
-		keep[d.cgroup], ids[d.policy] = true, true
+		keep[d.cgroup.Load()], ids[d.policy] = true, true
 	}
 	o.mu.Unlock()
 	policies, err := o.daemon.kernel.Policies()
@@ -205,12 +261,115 @@ func (o *doors) tidy(cfg *config.Config) error {
 	}
 	ports, err := o.daemon.kernel.LoopbackPorts()
 	errs = append(errs, err)
-	for _, p := range ports {
+	for p := range ports {
 		if !ids[p.PolicyID] {
-			errs = append(errs, o.daemon.kernel.ForbidLoopback(p.PolicyID, p.Port))
+			errs = append(errs, o.daemon.kernel.ForgetLoopback(p))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// attend is the daemon's life line to the guard, made again when it breaks,
+// until ctx ends.
+func (o *doors) attend(ctx context.Context) {
+	for first := true; ctx.Err() == nil; first = false {
+		if !first {
+			o.comeBack()
+		}
+		err := o.daemon.guard.Attend(ctx, func(n guard.News) { o.hear(n) })
+		if ctx.Err() != nil {
+			return
+		}
+		o.daemon.log.Warn("the guard is gone; agents go on, nothing new is launched", "error", err)
+		for ctx.Err() == nil {
+			select {
+			case <-ctx.Done():
+			case <-time.After(guardPause):
+			}
+			if _, err := o.daemon.guard.Status(ctx); err == nil {
+				break
+			}
+		}
+	}
+}
+
+// comeBack gives a guard that was started anew the listeners that are open.
+func (o *doors) comeBack() {
+	o.mu.Lock()
+	var open []*door
+	for _, d := range o.open {
+		open = append(open, d)
+	}
+	o.mu.Unlock()
+	for _, d := range open {
+		files, err := d.listener.Files()
+		if err == nil {
+			ask, cancel := context.WithTimeout(o.ctx, guardTimeout)
+			err = o.daemon.guard.Keep(ask, d.listener.Door(), files)
+			cancel()
+			closeFiles(files)
+		}
+		if err != nil {
+			o.daemon.log.Error("the guard does not keep a listener", "agent", d.agent, "error", err)
+		}
+	}
+}
+
+// hear acts on what the guard tells.
+func (o *doors) hear(n guard.News) {
+	defer closeFiles(n.Files)
+	switch {
+	case n.Door != nil:
+		if r := o.residentOf(n.Door.PolicyID); r != nil {
+			if err := o.adopt(r, *n.Door, n.Files); err != nil {
+				o.daemon.log.Error("listener in a network namespace", "agent", r.agent, "error", err)
+			}
+		}
+	case n.Closed != nil:
+		r := o.residentOf(n.Closed.PolicyID)
+		if r == nil {
+			return
+		}
+		key := doorKey{r.agent, n.Closed.Netns}
+		o.mu.Lock()
+		d := o.open[key]
+		delete(o.open, key)
+		o.mu.Unlock()
+		if d != nil {
+			go d.close()
+		}
+	case n.Again:
+		if err := o.follow(o.daemon.config()); err != nil {
+			o.daemon.log.Error("after the policy root was made anew", "error", err)
+		}
+	}
+}
+
+func (o *doors) residentOf(policy uint32) *resident {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, r := range o.residents {
+		if r.policy == policy {
+			return r
+		}
+	}
+	return nil
+}
+
+// asked is called for what the kernel asks while a connection waits; it does
+// not block.
+func (o *doors) asked(a redirect.Ask) {
+	r := o.residentOf(a.Record.PolicyID)
+	if r == nil || a.Record.PolicyCgroupID != r.cgroup.Load() {
+		return
+	}
+	go func() {
+		ask, cancel := context.WithTimeout(o.ctx, guardTimeout)
+		defer cancel()
+		if err := o.daemon.guard.ListenAt(ask, r.agent, int(a.Record.TGID), a.Record.Netns); err != nil {
+			o.daemon.log.Warn("no listener where an agent is", "agent", r.agent, "pid", a.Record.TGID, "error", err)
+		}
+	}()
 }
 
 // claim says who made a connection, from the kernel's record of it. A record
@@ -221,49 +380,8 @@ func (o *doors) claim(d *door, c net.Conn) (engine.Flow, error) {
 	if err != nil {
 		return engine.Flow{}, err
 	}
-	if r.PolicyCgroupID != d.cgroup {
+	if r.PolicyCgroupID != d.cgroup.Load() {
 		return engine.Flow{}, redirect.ErrNoRecord
 	}
-	f := engine.Flow{
-		Session: newSession(), Agent: d.agent, CgroupID: r.CgroupID, Netns: r.Netns,
-		PID: r.TGID, TID: r.PID, UID: r.UID, GID: r.GID, Comm: r.Comm, Started: r.Started, Original: r.Original,
-	}
-	if path, err := o.cgroups.Path(r.CgroupID); err == nil {
-		f.Cgroup = strings.TrimPrefix(path, o.mount)
-		f.Run = runOf(f.Cgroup, d.path)
-	}
-	f.Name, f.Unclear = o.daemon.names.meant(d.agent, r.Original)
-	if facts, err := identity.AtAccept(int(r.TGID)); err == nil {
-		f.Exe = facts.Exe
-	}
-	return f, nil
-}
-
-// runOf finds the run that a cgroup belongs to, if postern run made it.
-func runOf(cgroup, agent string) string {
-	rest, ok := strings.CutPrefix(strings.TrimPrefix(cgroup, "/"), agent+"/")
-	first, _, _ := strings.Cut(rest, "/")
-	if !ok || !strings.HasPrefix(first, guard.RunPrefix) {
-		return ""
-	}
-	return first
-}
-
-// agentOf names the agent of a policy cgroup.
-func (o *doors) agentOf(cgroup uint64) string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for name, d := range o.open {
-		if d.cgroup == cgroup {
-			return name
-		}
-	}
-	return ""
-}
-
-// newSession returns an id of sixteen characters: 80 random bits.
-func newSession() string {
-	var b [10]byte
-	rand.Read(b[:]) // never fails: crypto/rand ends the program first
-	return strings.ToLower(base32.StdEncoding.EncodeToString(b[:]))
+	return o.flowOf(d.resident, r), nil
 }

@@ -94,6 +94,81 @@ func (c Client) Cgroup(ctx context.Context, relative string) (uint64, error) {
 	return r.CgroupID, err
 }
 
+// Listen asks for an agent's listener at home. The caller closes the files.
+func (c Client) Listen(ctx context.Context, agent string) (redirect.Door, []*os.File, error) {
+	r, files, err := c.ask(ctx, request{Op: opListen, Agent: agent})
+	if err != nil {
+		return redirect.Door{}, nil, err
+	}
+	if r.Door == nil {
+		closeAll(files)
+		return redirect.Door{}, nil, errors.New("the guard sends no listener")
+	}
+	return *r.Door, files, nil
+}
+
+// ListenAt asks for an agent's listener where a process of it is. It comes on
+// the life line (Attend). Netns is what the kernel asked with.
+func (c Client) ListenAt(ctx context.Context, agent string, pid int, netns uint64) error {
+	_, files, err := c.ask(ctx, request{Op: opListen, Agent: agent, PID: pid, Netns: netns})
+	closeAll(files)
+	return err
+}
+
+// Keep gives the guard a listener that it does not have. The files remain the
+// caller's to close.
+func (c Client) Keep(ctx context.Context, at redirect.Door, files []*os.File) error {
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if err := writeFrame(conn, request{Op: opKeep, Door: &at}, files...); err != nil {
+		return fmt.Errorf("ask the guard: %w", err)
+	}
+	_, got, err := readReply(conn)
+	closeAll(got)
+	if err != nil {
+		return err
+	}
+	return nil
+}
+
+// News is what a daemon is told on its life line: one of these.
+type News struct {
+	Door   *redirect.Door // a listener somewhere else than at home
+	Files  []*os.File     // its sockets, the receiver's to close
+	Closed *redirect.Door // the agent is there no longer
+	Again  bool           // the policy root was made anew: agents' cgroups have other ids
+}
+
+// Attend is the daemon's life line: while it lasts the guard keeps listeners
+// open, and for a while afterwards. F is told the news. It returns when ctx
+// ends or the guard does.
+func (c Client) Attend(ctx context.Context, f func(News)) error {
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if err := writeFrame(conn, request{Op: opAttend}); err != nil {
+		return fmt.Errorf("ask the guard: %w", err)
+	}
+	for {
+		r, files, err := readReply(conn)
+		if ctx.Err() != nil {
+			closeAll(files)
+			return ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		f(News{Door: r.Door, Files: files, Closed: r.Closed, Again: r.Again})
+	}
+}
+
 // Run launches an agent and waits for its end. Signals are passed on to it;
 // when ctx ends, so does the run. Started, which may be nil, is told its name.
 func (c Client) Run(ctx context.Context, run Run, stdio [3]*os.File, signals <-chan os.Signal, started func(name string)) (Exit, error) {

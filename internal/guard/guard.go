@@ -51,14 +51,18 @@ type Options struct {
 	Config   string           // path of postern.yaml, read anew for every request that needs it
 	Redirect redirect.Options // the policy root and its pins
 	Daemon   uint32           // uid of posternd
+	Grace    time.Duration    // how long connections are queued without a daemon; default 15 s
 }
 
 // Server is the guard's socket.
 type Server struct {
 	Options
-	mount string // of cgroup v2
-	slots chan struct{}
-	runs  sync.WaitGroup
+	mount   string // of cgroup v2
+	kernel  *redirect.Kernel
+	doors   *doors
+	slots   chan struct{}
+	runs    sync.WaitGroup
+	closing sync.Mutex // held while the root is being closed again
 }
 
 // New returns a server; Serve starts it.
@@ -67,7 +71,19 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{Options: o, mount: mount, slots: make(chan struct{}, maxPeers)}, nil
+	kernel, err := redirect.OpenPinned(o.Redirect)
+	if err != nil {
+		return nil, err
+	}
+	doors, err := newDoors(kernel, o.Log, o.Redirect.Cgroup)
+	if err != nil {
+		kernel.Close()
+		return nil, err
+	}
+	if o.Grace > 0 {
+		doors.grace = o.Grace
+	}
+	return &Server{Options: o, mount: mount, kernel: kernel, doors: doors, slots: make(chan struct{}, maxPeers)}, nil
 }
 
 // Listen makes the socket.
@@ -75,8 +91,19 @@ func Listen(at string) (*net.UnixListener, error) { return identity.Listen(at, s
 
 // Serve answers until ctx ends, then ends the runs and returns.
 func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
+	defer s.kernel.Close()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	defer s.runs.Wait()
+	if err := Anchor(s.Redirect.Cgroup); err != nil {
+		return err
+	}
+	s.runs.Go(func() { s.doors.run(ctx) })
+	s.runs.Go(func() {
+		w := &watch{server: s, looks: make(chan struct{}, maxLooks), dirs: map[int32]string{}}
+		if err := w.run(ctx); err != nil {
+			s.Log.Error("the policy root is no longer watched", "error", err)
+		}
+	})
 	for {
 		conn, err := l.AcceptUnix()
 		if ctx.Err() != nil {
@@ -142,6 +169,17 @@ func (s *Server) answer(ctx context.Context, conn *net.UnixConn, peer *identity.
 			return err
 		}
 		return writeReply(conn, reply{CgroupID: id})
+	case q.Op == opAttend:
+		defer context.AfterFunc(ctx, func() { conn.Close() })()
+		s.doors.attend(conn)
+		return nil
+	case q.Op == opListen:
+		return s.listen(conn, q)
+	case q.Op == opKeep && q.Door != nil:
+		if err := s.doors.keep(*q.Door, files); err != nil {
+			return err
+		}
+		return writeReply(conn, reply{})
 	}
 	return fmt.Errorf("%q is nothing the guard does: are guard and client of one version?", q.Op)
 }
@@ -159,6 +197,48 @@ func (s *Server) maps(conn *net.UnixConn) error {
 	}
 	defer closeAll(open)
 	return writeReply(conn, r, open...)
+}
+
+// listen opens a listener of an agent. One that is not at home is told on the
+// life line, like those that the guard opens by itself.
+func (s *Server) listen(conn *net.UnixConn, q request) error {
+	cfg, err := s.config()
+	if err != nil {
+		return err
+	}
+	agent, err := agentOf(cfg, q.Agent)
+	if err != nil {
+		return err
+	}
+	if q.PID != 0 {
+		if err := s.doors.open(where{agent.Name, agent.Cgroup, q.PID, q.Netns}); err != nil {
+			return err
+		}
+		return writeReply(conn, reply{})
+	}
+	at, files, err := s.doors.atHome(agent.Name)
+	if err != nil {
+		return err
+	}
+	defer closeAll(files)
+	return writeReply(conn, reply{Door: &at}, files...)
+}
+
+// agentAt is the agent whose cgroup this directory is, or is in; nil: none.
+func (s *Server) agentAt(dir string) *config.Agent {
+	cfg, err := s.config()
+	if err != nil {
+		return nil
+	}
+	var nearest *config.Agent
+	for i := range cfg.Agents {
+		a := &cfg.Agents[i]
+		at := filepath.Join(s.mount, a.Cgroup)
+		if (dir == at || strings.HasPrefix(dir, at+"/")) && (nearest == nil || len(a.Cgroup) > len(nearest.Cgroup)) {
+			nearest = a
+		}
+	}
+	return nearest
 }
 
 // cgroup makes a cgroup of an agent and returns its id.

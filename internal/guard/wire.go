@@ -21,6 +21,9 @@ const (
 	opMaps   = "maps"   // the pinned maps; for the daemon
 	opStatus = "status" // what is attached
 	opCgroup = "cgroup" // make a policy cgroup
+	opAttend = "attend" // the daemon's life line, on which it is told of listeners
+	opListen = "listen" // open an agent's listener
+	opKeep   = "keep"   // keep a listener that the daemon has
 	opRun    = "run"    // launch an agent
 
 	// maxRequest is room for the arguments and environment that Linux lets a
@@ -34,6 +37,13 @@ type request struct {
 	Op     string `json:"op"`
 	Cgroup string `json:"cgroup,omitempty"`
 	Run    *Run   `json:"run,omitempty"`
+	// Of opListen: the agent, and a process of it that is somewhere else than the
+	// guard; without one the listener is at home.
+	Agent string `json:"agent,omitempty"`
+	PID   int    `json:"pid,omitempty"`
+	Netns uint64 `json:"netns,omitempty"` // as the kernel asked
+	// Of opKeep; the sockets travel with it.
+	Door *redirect.Door `json:"door,omitempty"`
 }
 
 // Run is what is to be launched. Its standard input, output and error travel
@@ -55,6 +65,9 @@ type reply struct {
 	CgroupID uint64           `json:"cgroup_id,omitempty"`
 	Started  string           `json:"started,omitempty"` // the run's name
 	Exit     *Exit            `json:"exit,omitempty"`
+	Door     *redirect.Door   `json:"door,omitempty"`   // a listener; its sockets travel with it
+	Closed   *redirect.Door   `json:"closed,omitempty"` // a listener that is no longer
+	Again    bool             `json:"again,omitempty"`  // the policy root was made anew
 }
 
 // signal is what a client of a run sends while it runs.
@@ -79,7 +92,9 @@ func writeFrame(conn *net.UnixConn, v any, files ...*os.File) error {
 	if len(files) > 0 {
 		fds := make([]int, len(files))
 		for i, f := range files {
-			fds[i] = int(f.Fd())
+			if fds[i], err = number(f); err != nil {
+				return err
+			}
 		}
 		rights = unix.UnixRights(fds...)
 	}
@@ -88,6 +103,17 @@ func writeFrame(conn *net.UnixConn, v any, files ...*os.File) error {
 		_, err = conn.Write(frame[n:])
 	}
 	return err
+}
+
+// number is the descriptor of a file that stays open. (Fd would make a socket
+// block, in every process that has it.)
+func number(f *os.File) (fd int, err error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	err = raw.Control(func(n uintptr) { fd = int(n) })
+	return fd, err
 }
 
 func writeReply(conn *net.UnixConn, r reply, files ...*os.File) error {

@@ -224,6 +224,8 @@ func (c call) do() (got answer, err error) {
 		err = unix.SetsockoptInt(c.FD, c.A, c.B, c.C)
 	case "setsockopt_string":
 		err = unix.SetsockoptString(c.FD, c.A, c.B, string(c.Data))
+	case "setsockopt_timeout": // of a connect, in seconds
+		err = unix.SetsockoptTimeval(c.FD, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: int64(c.A)})
 	case "getsockopt":
 		got.N, err = unix.GetsockoptInt(c.FD, c.A, c.B)
 	case "poll":

@@ -6,8 +6,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
@@ -21,8 +24,8 @@ const (
 	DefaultBPFFS = "/sys/fs/bpf"
 
 	// layout names the pins of one map layout. Another layout gets another
-	// directory, so that old and new programs can be pinned side by side.
-	layout = "v1"
+	// directory, from which the links are taken over one by one (see adopt).
+	layout = "v2"
 
 	// MaxDepth is how many levels below the cgroup2 root a policy cgroup may
 	// lie: the programs look at this many (POSTERN_MAX_LEVEL).
@@ -64,6 +67,7 @@ type Options struct {
 	BPFFS      string // default DefaultBPFFS
 	MountBPFFS bool   // mount bpffs at BPFFS when nothing is there yet
 	Create     bool   // make the cgroup when it is missing
+	Foretell   bool   // let connections wait for the daemon's word on their upstream
 }
 
 func (o Options) bpffs() string {
@@ -77,6 +81,10 @@ func (o Options) bpffs() string {
 func (o Options) base() string  { return filepath.Join(o.bpffs(), "postern") }
 func (o Options) maps() string  { return filepath.Join(o.base(), layout, "maps") }
 func (o Options) links() string { return filepath.Join(o.base(), layout, "links") }
+
+// reuseport is the pin of the program that listeners get. It is attached to
+// sockets, not to the cgroup, so it has no link.
+func (o Options) reuseport() string { return filepath.Join(o.base(), layout, "reuseport") }
 
 // Report says what Attach did, by hook.
 type Report struct {
@@ -125,7 +133,87 @@ func Attach(o Options) (Report, error) {
 			return report, fmt.Errorf("attach %s to %s: %w", h.name, o.Cgroup, err)
 		}
 	}
-	return report, nil
+	if err := pinReuseport(o, objects.PosternReuseport); err != nil {
+		return report, err
+	}
+	return report, removeLayouts(o)
+}
+
+// pinReuseport pins the program for listeners that are opened from now on.
+// Those that are open keep the one they have.
+func pinReuseport(o Options, program *ebpf.Program) error {
+	if err := os.Remove(o.reuseport()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("replace the program of listeners: %w", err)
+	}
+	if err := program.Pin(o.reuseport()); err != nil {
+		return fmt.Errorf("pin the program of listeners: %w", err)
+	}
+	return nil
+}
+
+// otherLayouts are pin directories of other versions.
+func otherLayouts(o Options) ([]string, error) {
+	entries, err := os.ReadDir(o.base())
+	if err != nil {
+		return nil, fmt.Errorf("read the pins: %w", err)
+	}
+	var others []string
+	for _, e := range entries {
+		if e.IsDir() && e.Name() != layout {
+			others = append(others, filepath.Join(o.base(), e.Name()))
+		}
+	}
+	return others, nil
+}
+
+// removeLayouts removes what other versions pinned, whose links have been taken
+// over by now. A daemon that has their maps open may go on to drain.
+func removeLayouts(o Options) error {
+	others, err := otherLayouts(o)
+	for _, dir := range others {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	return err
+}
+
+// adopt takes the hook's link over from another version's pins: the link goes
+// on to hold the cgroup, and has this version's program from one packet to the
+// next. It does nothing when there is none, or when the pin is here already.
+func (h hook) adopt(o Options, cgroupID uint64, program *ebpf.Program) (bool, error) {
+	pin := filepath.Join(o.links(), h.name)
+	if _, err := os.Lstat(pin); err == nil {
+		return false, nil
+	}
+	others, err := otherLayouts(o)
+	if err != nil {
+		return false, err
+	}
+	for _, dir := range others {
+		old := filepath.Join(dir, "links", h.name)
+		pinned, err := link.LoadPinnedLink(old, nil)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return false, fmt.Errorf("open the pinned link %s: %w", old, err)
+		}
+		defer pinned.Close()
+		state, err := stateOf(pinned)
+		if err != nil {
+			return false, err
+		}
+		if state.CgroupID != cgroupID {
+			if exists(state.CgroupID) {
+				return false, ErrOtherCgroup
+			}
+			continue
+		}
+		if err := pinned.Update(program); err != nil {
+			return false, fmt.Errorf("update the link of another version: %w", err)
+		}
+		return true, os.Rename(old, pin)
+	}
+	return false, nil
 }
 
 // prepare makes the directories and takes the lock on them.
@@ -193,11 +281,14 @@ func load(o Options) (*objects, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the embedded programs: %w", err)
 	}
-	for _, name := range mapNames {
+	for _, name := range slices.Concat(daemonMaps, guardMaps, innerMaps) {
 		spec.Maps[name].Pinning = ebpf.PinByName
 	}
-	for _, name := range innerMapNames {
-		spec.Maps[name].Pinning = ebpf.PinByName
+	err = errors.Join(
+		setFlag(spec, bpf.PosternVarForetells, o.Foretell),
+		setFlag(spec, bpf.PosternVarChoosesErrno, features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil))
+	if err != nil {
+		return nil, err
 	}
 	var loaded objects
 	err = spec.LoadAndAssign(&loaded, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: o.maps()}})
@@ -215,9 +306,26 @@ func load(o Options) (*objects, error) {
 	return &loaded, nil
 }
 
+// setFlag sets a constant of the programs, by which the verifier leaves out what
+// this kernel does not have.
+func setFlag(spec *ebpf.CollectionSpec, name string, on bool) error {
+	value := uint32(0)
+	if on {
+		value = 1
+	}
+	if err := spec.Variables[name].Set(value); err != nil {
+		return fmt.Errorf("set %s: %w", name, err)
+	}
+	return nil
+}
+
 // ensure makes the hook's pinned link lead from the program to the cgroup.
 func (h hook) ensure(o Options, cgroup *os.File, cgroupID uint64, program *ebpf.Program, report *Report) error {
 	pin := filepath.Join(o.links(), h.name)
+	if adopted, err := h.adopt(o, cgroupID, program); adopted || err != nil {
+		report.Updated = append(report.Updated, h.name)
+		return err
+	}
 	pinned, err := link.LoadPinnedLink(pin, nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		report.Attached = append(report.Attached, h.name)
@@ -298,9 +406,16 @@ func Detach(o Options) error {
 	}
 	defer unlock()
 	// Opposite to attaching: what only denies goes last.
+	others, err := otherLayouts(o)
+	if err != nil {
+		return err
+	}
 	for i := len(hooks) - 1; i >= 0; i-- {
-		if err := os.Remove(filepath.Join(o.links(), hooks[i].name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("detach %s: %w", hooks[i].name, err)
+		for _, dir := range append(others, filepath.Join(o.base(), layout)) {
+			err := os.Remove(filepath.Join(dir, "links", hooks[i].name))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("detach %s: %w", hooks[i].name, err)
+			}
 		}
 	}
 	if err := os.RemoveAll(o.base()); err != nil {

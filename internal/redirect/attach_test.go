@@ -118,6 +118,37 @@ func TestAttachReplacesOlderPrograms(t *testing.T) {
 	}
 }
 
+// Pins of another version: their links go on to hold the cgroup, with the
+// programs of this one, and their directory is gone afterwards.
+func TestAttachTakesOverAnotherLayout(t *testing.T) {
+	w := newWorld(t)
+	before := StatusOf(w.options)
+	old := filepath.Join(w.options.base(), "v1")
+	w.must(os.Rename(filepath.Join(w.options.base(), layout), old))
+	if problems := Check(w.options); len(problems) == 0 {
+		t.Error("pins of another version count as this one's")
+	}
+	report, err := Attach(w.options)
+	w.must(err)
+	if len(report.Updated) != len(hooks) || len(report.Attached) != 0 {
+		t.Errorf("report %+v", report)
+	}
+	after := StatusOf(w.options)
+	for i := range before.Links {
+		if after.Links[i].LinkID != before.Links[i].LinkID || after.Links[i].ProgramID == before.Links[i].ProgramID {
+			t.Errorf("link before %+v, after %+v", before.Links[i], after.Links[i])
+		}
+	}
+	if _, err := os.Stat(old); !os.IsNotExist(err) || len(after.Problems) != 0 {
+		t.Errorf("old pins: %v; problems %v", err, after.Problems)
+	}
+	w.must(os.Rename(filepath.Join(w.options.base(), layout), old))
+	w.must(Detach(w.options))
+	if _, err := os.Stat(w.options.base()); !os.IsNotExist(err) {
+		t.Errorf("pins of another version are still there after detaching: %v", err)
+	}
+}
+
 func TestCheckFindsAMissingHook(t *testing.T) {
 	w := newWorld(t)
 	w.must(os.Remove(filepath.Join(w.options.links(), "egress")))
@@ -177,20 +208,20 @@ func TestV1InUse(t *testing.T) {
 func TestPoliciesAndPortsAreListed(t *testing.T) {
 	w := newWorld(t)
 	_, id := w.cgroup("agent", lowPolicy)
-	w.must(w.kernel.AllowLoopback(lowPolicy, 3000))
+	w.must(w.kernel.UseLoopback(LoopbackPort{lowPolicy, 3000}, AsIs))
 	policies, err := w.kernel.Policies()
 	if err != nil || len(policies) != 1 || policies[id] != lowPolicy {
 		t.Errorf("policies %v, %v", policies, err)
 	}
 	ports, err := w.kernel.LoopbackPorts()
-	if err != nil || len(ports) != 1 || ports[0] != (LoopbackPort{lowPolicy, 3000}) {
+	if err != nil || len(ports) != 1 || ports[LoopbackPort{lowPolicy, 3000}] != AsIs {
 		t.Errorf("ports %v, %v", ports, err)
 	}
 	for range 2 {
 		w.must(w.kernel.RemovePolicy(id))
-		w.must(w.kernel.ForbidLoopback(lowPolicy, 3000))
+		w.must(w.kernel.ForgetLoopback(LoopbackPort{lowPolicy, 3000}))
 	}
-	if w.kernel.SetPolicy(id, 0) == nil || w.kernel.SetPolicy(0, 1) == nil || w.kernel.AllowLoopback(1, 0) == nil {
+	if w.kernel.SetPolicy(id, 0) == nil || w.kernel.SetPolicy(0, 1) == nil || w.kernel.UseLoopback(LoopbackPort{1, 0}, AsIs) == nil {
 		t.Error("an id of 0 was accepted")
 	}
 	ctx, cancel := context.WithCancel(context.Background())

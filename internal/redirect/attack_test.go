@@ -31,8 +31,8 @@ func TestDiallingTheGatewayDirectly(t *testing.T) {
 	for _, l := range []*Listener{own, other} {
 		tcp, udp, dnsTCP := l.Ports()
 		// Listing a port of the gateway does not open it.
-		w.must(w.kernel.AllowLoopback(lowPolicy, tcp))
-		w.must(w.kernel.AllowLoopback(lowPolicy, udp))
+		w.must(w.kernel.UseLoopback(LoopbackPort{lowPolicy, tcp}, AsIs))
+		w.must(w.kernel.UseLoopback(LoopbackPort{lowPolicy, udp}, AsIs))
 		for _, port := range []uint16{tcp, dnsTCP} {
 			for _, addr := range []string{local4(port), local6(port), mapped(port), fmt.Sprintf("0.0.0.0:%d", port), fmt.Sprintf("[::]:%d", port)} {
 				domain := unix.AF_INET
@@ -225,7 +225,7 @@ func TestSourcePortReuseKeepsAttribution(t *testing.T) {
 			t.Fatal(errno)
 		}
 		port := a.name(fd).Port()
-		w.must(w.kernel.AllowLoopback(highPolicy, port)) // so that high may choose it
+		w.must(w.kernel.UseLoopback(LoopbackPort{highPolicy, port}, AsIs)) // so that high may choose it
 		plain(a)(t, fd, there4)
 		a.sendto(fd, "forged", "", 0)
 		a.call(call{Op: "setsockopt_string", FD: fd, A: unix.SOL_SOCKET, B: unix.SO_LINGER, Data: []byte{1, 0, 0, 0, 0, 0, 0, 0}})
@@ -251,7 +251,7 @@ func TestSourcePortReuseKeepsAttribution(t *testing.T) {
 		claim(high, highID)
 		claim(low, lowID)
 		b.close(fd)
-		w.must(w.kernel.ForbidLoopback(highPolicy, port))
+		w.must(w.kernel.ForgetLoopback(LoopbackPort{highPolicy, port}))
 	}
 }
 
@@ -457,19 +457,5 @@ func TestRemovedPolicyEndsConnections(t *testing.T) {
 	}
 	if policies, err := w.kernel.Policies(); err != nil || len(policies) != 0 {
 		t.Errorf("policies: %v, %v", policies, err)
-	}
-}
-
-func TestOtherNetworkNamespaceIsClosed(t *testing.T) {
-	w := newWorld(t)
-	cgroup, _ := w.cgroup("agent", lowPolicy)
-	w.listen(lowPolicy)
-	w.host = w.namespace() // the agent runs where no gateway listens
-	a := w.agent(cgroup)
-	if errno := a.connect(a.socket(unix.AF_INET, unix.SOCK_STREAM), there4); errno != unix.EPERM {
-		t.Errorf("connect: %v, want EPERM", errno)
-	}
-	if e := w.event(func(e Event) bool { return e.Kind == NoListener }); e.Remote.String() != there4 {
-		t.Errorf("event %+v", e)
 	}
 }

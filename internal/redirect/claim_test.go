@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"reflect"
+	"slices"
 	"testing"
 	"unsafe"
 
@@ -88,7 +89,8 @@ func FuzzDecodeEvent(f *testing.F) {
 
 // Events are decoded field by field, so the Go type must have no padding.
 func TestEventHasNoPadding(t *testing.T) {
-	if binary.Size(bpf.PosternEvent{}) != int(unsafe.Sizeof(bpf.PosternEvent{})) {
+	if binary.Size(bpf.PosternEvent{}) != int(unsafe.Sizeof(bpf.PosternEvent{})) ||
+		binary.Size(bpf.PosternAsk{}) != int(unsafe.Sizeof(bpf.PosternAsk{})) {
 		t.Error("encoding/binary sees another size than the compiler")
 	}
 }
@@ -108,17 +110,18 @@ func TestKindsAreNamed(t *testing.T) {
 }
 
 func TestEveryProgramHasAHook(t *testing.T) {
-	if got := reflect.TypeFor[bpf.PosternPrograms]().NumField(); got != len(hooks) {
+	// One more is for the listeners' sockets.
+	if got := reflect.TypeFor[bpf.PosternPrograms]().NumField(); got != len(hooks)+1 {
 		t.Errorf("%d programs, %d hooks", got, len(hooks))
 	}
 	spec, err := bpf.LoadPostern()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(spec.Programs) != len(hooks) {
+	if len(spec.Programs) != len(hooks)+1 {
 		t.Errorf("%d programs in the object, %d hooks", len(spec.Programs), len(hooks))
 	}
-	for _, name := range append(mapNames, innerMapNames...) {
+	for _, name := range slices.Concat(daemonMaps, guardMaps, innerMaps) {
 		if spec.Maps[name] == nil {
 			t.Errorf("no map %s in the object", name)
 		}

@@ -212,7 +212,7 @@ func TestListeningServesNobody(t *testing.T) {
 
 func TestListedLoopbackPortIsLeftAlone(t *testing.T) {
 	w, a, records := closed(t)
-	w.must(w.kernel.AllowLoopback(lowPolicy, 8080))
+	w.must(w.kernel.UseLoopback(LoopbackPort{lowPolicy, 8080}, AsIs))
 	for _, server := range []string{"127.0.0.1:8080", "[::1]:8080"} {
 		domain := unix.AF_INET
 		if netip.MustParseAddrPort(server).Addr().Is6() {
@@ -251,7 +251,7 @@ func TestListedLoopbackPortIsLeftAlone(t *testing.T) {
 		t.Errorf("recv: %q, %v", data, errno)
 	}
 	none(t, records)
-	w.must(w.kernel.ForbidLoopback(lowPolicy, 8080))
+	w.must(w.kernel.ForgetLoopback(LoopbackPort{lowPolicy, 8080}))
 	if errno := a.sendto(client, "datagram", "127.0.0.1:8080", 0); errno != unix.EPERM {
 		t.Errorf("sendto a port that is not listed any more: %v", errno)
 	}

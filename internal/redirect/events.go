@@ -33,6 +33,7 @@ const (
 	Egress        = Kind(bpf.PosternKindKIND_EGRESS)
 	Ingress       = Kind(bpf.PosternKindKIND_INGRESS)
 	Internal      = Kind(bpf.PosternKindKIND_INTERNAL)
+	Flood         = Kind(bpf.PosternKindKIND_FLOOD)
 	Redirected    = Kind(bpf.PosternKindKIND_REDIRECTED)
 	Resolved      = Kind(bpf.PosternKindKIND_RESOLVED)
 	Loopback      = Kind(bpf.PosternKindKIND_LOOPBACK)
@@ -41,6 +42,10 @@ const (
 	EventsLost    = Kind(bpf.PosternKindKIND_EVENTS_LOST)
 	EventsLimited = Kind(bpf.PosternKindKIND_EVENTS_LIMITED)
 	UDPProbe      = Kind(bpf.PosternKindKIND_UDP_PROBE)
+	Asked         = Kind(bpf.PosternKindKIND_ASKED)
+	Held          = Kind(bpf.PosternKindKIND_HELD)
+	Unreachable   = Kind(bpf.PosternKindKIND_UNREACHABLE)
+	Glass         = Kind(bpf.PosternKindKIND_GLASS)
 )
 
 var kindNames = map[Kind]string{
@@ -57,6 +62,7 @@ var kindNames = map[Kind]string{
 	Egress:        "egress",
 	Ingress:       "ingress",
 	Internal:      "internal",
+	Flood:         "flood",
 	Redirected:    "redirected",
 	Resolved:      "resolved",
 	Loopback:      "loopback",
@@ -65,6 +71,10 @@ var kindNames = map[Kind]string{
 	EventsLost:    "events_lost",
 	EventsLimited: "events_limited",
 	UDPProbe:      "udp_probe",
+	Asked:         "asked",
+	Held:          "held",
+	Unreachable:   "unreachable",
+	Glass:         "glass",
 }
 
 // String is a word fit for a metric label; the set of them is closed.
@@ -95,14 +105,25 @@ type Event struct {
 	Family         int // AF_*
 }
 
-// Events calls f for every denial until ctx ends, then returns ctx.Err(). Only
-// one call may run at a time on one host: the ring has one reader. f is called
-// from this goroutine; while it works, events pile up and are then lost, which
-// Stats counts.
+// Events calls f for every denial, and for what broken glass let through, until
+// ctx ends, then returns ctx.Err(). Only one call may run at a time on one
+// host: the ring has one reader. f is called from this goroutine; while it
+// works, events pile up and are then lost, which Stats counts.
 func (k *Kernel) Events(ctx context.Context, f func(Event)) error {
-	reader, err := ringbuf.NewReader(k.maps[bpf.PosternMapEvents])
+	return k.follow(ctx, bpf.PosternMapEvents, func(raw []byte) error {
+		e, err := decodeEvent(raw)
+		if err == nil {
+			f(e)
+		}
+		return err
+	})
+}
+
+// follow hands every sample of a ring to f until ctx ends or f fails.
+func (k *Kernel) follow(ctx context.Context, ring string, f func(raw []byte) error) error {
+	reader, err := ringbuf.NewReader(k.maps[ring])
 	if err != nil {
-		return fmt.Errorf("read events: %w", err)
+		return fmt.Errorf("read %s: %w", ring, err)
 	}
 	// Close is what interrupts a Read; a deadline waits for it to end.
 	defer reader.Close()
@@ -113,16 +134,14 @@ func (k *Kernel) Events(ctx context.Context, f func(Event)) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			return fmt.Errorf("read events: %w", err)
+			return fmt.Errorf("read %s: %w", ring, err)
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		event, err := decodeEvent(record.RawSample)
-		if err != nil {
+		if err := f(record.RawSample); err != nil {
 			return err
 		}
-		f(event)
 	}
 }
 

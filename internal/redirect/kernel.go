@@ -1,11 +1,14 @@
 package redirect
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -13,21 +16,24 @@ import (
 	"github.com/postern/postern/bpf"
 )
 
-// mapNames are the maps that the daemon works with, innerMapNames those that
-// only the programs use.
+// The maps, by who works with them: daemonMaps are handed over to the daemon,
+// guardMaps stay with who is root, innerMaps are used by the programs only.
 var (
-	mapNames = []string{
-		bpf.PosternMapPolicy, bpf.PosternMapListeners, bpf.PosternMapLoopback, bpf.PosternMapFlows,
-		bpf.PosternMapDnsSrc, bpf.PosternMapGateways, bpf.PosternMapEvents, bpf.PosternMapStats,
+	daemonMaps = []string{
+		bpf.PosternMapPolicy, bpf.PosternMapLoopback, bpf.PosternMapFlows, bpf.PosternMapDnsSrc, bpf.PosternMapEvents,
+		bpf.PosternMapStats, bpf.PosternMapAsks, bpf.PosternMapVerdicts, bpf.PosternMapDestinations,
 	}
-	innerMapNames = []string{bpf.PosternMapSk, bpf.PosternMapLimits}
+	guardMaps = []string{bpf.PosternMapListeners, bpf.PosternMapGateways, bpf.PosternMapHome, bpf.PosternMapGlass}
+	innerMaps = []string{bpf.PosternMapSk, bpf.PosternMapLimits, bpf.PosternMapPaces, bpf.PosternMapAsked}
 )
 
 // MapFiles opens the pinned maps the daemon needs, by name: what the guard
 // hands over. The caller closes the files.
-func MapFiles(o Options) (map[string]*os.File, error) {
+func MapFiles(o Options) (map[string]*os.File, error) { return o.mapFiles(daemonMaps) }
+
+func (o Options) mapFiles(names []string) (map[string]*os.File, error) {
 	files := map[string]*os.File{}
-	for _, name := range mapNames {
+	for _, name := range names {
 		m, err := ebpf.LoadPinnedMap(filepath.Join(o.maps(), name), nil)
 		if err != nil {
 			closeAll(files)
@@ -50,31 +56,45 @@ func closeAll(files map[string]*os.File) {
 	}
 }
 
-// Kernel is the daemon's hold on the kernel side: policies, listeners, records
-// and events. It needs CAP_BPF and no path. Safe for use by several goroutines.
+// Kernel is a hold on the kernel side: policies, listeners, records and events.
+// The daemon has it by Open, needs CAP_BPF for it and no path; the guard by
+// OpenPinned, with which listeners can be opened. Safe for use by several
+// goroutines.
 type Kernel struct {
-	maps map[string]*ebpf.Map
+	maps      map[string]*ebpf.Map
+	reuseport *ebpf.Program // for the guard's listeners
 }
 
-// OpenPinned opens the maps from their pins, as root.
+// OpenPinned opens everything from its pins, as root.
 func OpenPinned(o Options) (*Kernel, error) {
-	files, err := MapFiles(o)
+	files, err := o.mapFiles(slices.Concat(daemonMaps, guardMaps))
 	if err != nil {
 		return nil, err
 	}
 	defer closeAll(files)
-	return Open(files)
+	k, err := open(files, slices.Concat(daemonMaps, guardMaps))
+	if err != nil {
+		return nil, err
+	}
+	k.reuseport, err = ebpf.LoadPinnedProgram(o.reuseport(), nil)
+	if err != nil {
+		k.Close()
+		return nil, fmt.Errorf("open the pinned program of listeners (is the guard attached?): %w", err)
+	}
+	return k, nil
 }
 
 // Open takes the maps that the guard handed over (MapFiles). The files remain
 // the caller's to close.
-func Open(files map[string]*os.File) (*Kernel, error) {
+func Open(files map[string]*os.File) (*Kernel, error) { return open(files, daemonMaps) }
+
+func open(files map[string]*os.File, names []string) (*Kernel, error) {
 	spec, err := bpf.LoadPostern()
 	if err != nil {
 		return nil, fmt.Errorf("read the embedded programs: %w", err)
 	}
 	k := &Kernel{maps: map[string]*ebpf.Map{}}
-	for _, name := range mapNames {
+	for _, name := range names {
 		m, err := openMap(files[name], spec.Maps[name])
 		if err != nil {
 			k.Close()
@@ -112,7 +132,17 @@ func (k *Kernel) Close() error {
 	for _, m := range k.maps {
 		errs = append(errs, m.Close())
 	}
+	if k.reuseport != nil {
+		errs = append(errs, k.reuseport.Close())
+	}
 	return errors.Join(errs...)
+}
+
+// PolicyID is the kernel's number for an agent. It depends on the name alone,
+// so that what an older daemon left in the kernel means the same agent.
+func PolicyID(agent string) uint32 {
+	sum := sha256.Sum256([]byte(agent))
+	return max(1, binary.BigEndian.Uint32(sum[:]))
 }
 
 // SetPolicy puts the cgroup and all below it under the policy, unless one
@@ -154,42 +184,51 @@ func (k *Kernel) Policies() (map[uint64]uint32, error) {
 	return policies, nil
 }
 
-// AllowLoopback lets the policy's agents use a port on loopback as it is: dial
-// it without the gateway, bind it, listen on it.
-func (k *Kernel) AllowLoopback(policyID uint32, port uint16) error {
-	if port == 0 {
-		return errors.New("allow a loopback port: 0 is no port")
-	}
-	key := bpf.PosternLoopbackKey{Policy: policyID, Port: port}
-	if err := k.maps[bpf.PosternMapLoopback].Put(key, uint8(1)); err != nil {
-		return fmt.Errorf("allow loopback port %d to policy %d: %w", port, policyID, err)
-	}
-	return nil
-}
+// Use is what a policy has on a port of loopback.
+type Use uint8
 
-// ForbidLoopback takes back AllowLoopback, for open connections too.
-func (k *Kernel) ForbidLoopback(policyID uint32, port uint16) error {
-	err := k.maps[bpf.PosternMapLoopback].Delete(bpf.PosternLoopbackKey{Policy: policyID, Port: port})
-	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("forbid loopback port %d to policy %d: %w", port, policyID, err)
-	}
-	return nil
-}
+// The uses. Without one the port leads to the gateway at home, and is left
+// alone in another network namespace.
+const (
+	AsIs   = Use(bpf.PosternLoopbackUseLOOPBACK_AS_IS)  // dialled without the gateway, bound, listened on
+	Target = Use(bpf.PosternLoopbackUseLOOPBACK_TARGET) // leads to the gateway everywhere
+)
 
-// LoopbackPort is one port that AllowLoopback opened.
+// LoopbackPort is one port of one policy.
 type LoopbackPort struct {
 	PolicyID uint32
 	Port     uint16
 }
 
-// LoopbackPorts is what AllowLoopback opened.
-func (k *Kernel) LoopbackPorts() ([]LoopbackPort, error) {
-	var ports []LoopbackPort
+// UseLoopback sets what a port on loopback is for a policy's agents.
+func (k *Kernel) UseLoopback(p LoopbackPort, use Use) error {
+	if p.Port == 0 {
+		return errors.New("use a loopback port: 0 is no port")
+	}
+	key := bpf.PosternLoopbackKey{Policy: p.PolicyID, Port: p.Port}
+	if err := k.maps[bpf.PosternMapLoopback].Put(key, uint8(use)); err != nil {
+		return fmt.Errorf("use loopback port %d for policy %d: %w", p.Port, p.PolicyID, err)
+	}
+	return nil
+}
+
+// ForgetLoopback takes back UseLoopback, for open connections too.
+func (k *Kernel) ForgetLoopback(p LoopbackPort) error {
+	err := k.maps[bpf.PosternMapLoopback].Delete(bpf.PosternLoopbackKey{Policy: p.PolicyID, Port: p.Port})
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("forget loopback port %d of policy %d: %w", p.Port, p.PolicyID, err)
+	}
+	return nil
+}
+
+// LoopbackPorts is what UseLoopback set.
+func (k *Kernel) LoopbackPorts() (map[LoopbackPort]Use, error) {
+	ports := map[LoopbackPort]Use{}
 	var key bpf.PosternLoopbackKey
-	var value uint8
+	var use uint8
 	entries := k.maps[bpf.PosternMapLoopback].Iterate()
-	for entries.Next(&key, &value) {
-		ports = append(ports, LoopbackPort{PolicyID: key.Policy, Port: key.Port})
+	for entries.Next(&key, &use) {
+		ports[LoopbackPort{PolicyID: key.Policy, Port: key.Port}] = Use(use)
 	}
 	if err := entries.Err(); err != nil {
 		return nil, fmt.Errorf("list the loopback ports: %w", err)

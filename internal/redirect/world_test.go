@@ -90,6 +90,7 @@ func newWorld(t *testing.T) *world {
 	w.must(err)
 	t.Cleanup(func() { kernel.Close() })
 	w.kernel = kernel
+	w.in(w.host, kernel.SetHome)
 	return w
 }
 

@@ -18,8 +18,8 @@ import (
 )
 
 // TestKilledDaemonLosesNothing kills the daemon at random points while a client
-// writes: everything PostgreSQL executed is in the recording. While no daemon
-// runs, agents are refused.
+// writes: everything PostgreSQL executed is in the recording. Without a
+// daemon agents wait for the guard's grace, and are refused then.
 func TestKilledDaemonLosesNothing(t *testing.T) {
 	w := theWorld
 	for round := range 5 {

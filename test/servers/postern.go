@@ -151,9 +151,12 @@ func (p *Postern) Start() error {
 	return p.StartDaemon()
 }
 
+// Grace is how long the guard has agents wait for a daemon that is away.
+const Grace = 3 * time.Second
+
 // StartGuard starts the guard; the programs are attached already.
 func (p *Postern) StartGuard() error {
-	p.guard = p.GuardCommand("serve")
+	p.guard = p.GuardCommand("serve", "--grace", Grace.String())
 	p.guard.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: unix.SIGKILL}
 	if err := p.logged(p.guard, "guard.log"); err != nil {
 		return err

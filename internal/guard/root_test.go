@@ -1,0 +1,165 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/postern/postern/internal/identity"
+	"github.com/postern/postern/internal/redirect"
+)
+
+// TestMain also is the anchor, which is this same program.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == AnchorArg {
+		HoldFast()
+	}
+	os.Exit(m.Run())
+}
+
+// newRoot is a policy root of the test's own, with the programs attached.
+func newRoot(t *testing.T) redirect.Options {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to attach kernel programs")
+	}
+	mount, err := identity.CgroupMount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.MkdirTemp(mount, "postern-guard-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bpffs := t.TempDir()
+	o := redirect.Options{Cgroup: root, BPFFS: bpffs, MountBPFFS: true, Create: true}
+	t.Cleanup(func() {
+		if err := errors.Join(redirect.Detach(o), Weigh(root)); err != nil {
+			t.Error(err)
+		}
+		unix.Rmdir(filepath.Join(root, "planner"))
+		unix.Rmdir(root)
+		unix.Unmount(bpffs, unix.MNT_DETACH)
+	})
+	if _, err := redirect.Attach(o); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// eventually waits for what another process or goroutine does.
+func eventually(t *testing.T, what string, f func() error) {
+	t.Helper()
+	var err error
+	for range 500 {
+		if err = f(); err == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("%s: %v", what, err)
+}
+
+// A slice that stops has its cgroup removed by systemd, unless something is in
+// it. The anchor is.
+func TestAnchorKeepsTheRoot(t *testing.T) {
+	o := newRoot(t)
+	if err := errors.Join(Anchor(o.Cgroup), Anchor(o.Cgroup)); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(o.Cgroup, anchorName)
+	eventually(t, "one anchor", func() error {
+		n := 0
+		err := processes(o.Cgroup, func(string) { n++ })
+		if err == nil && n != 1 {
+			err = fmt.Errorf("%d processes in the root", n)
+		}
+		return err
+	})
+	for _, at := range []string{dir, o.Cgroup} {
+		if err := unix.Rmdir(at); !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
+			t.Errorf("remove %s: %v, want EBUSY", at, err)
+		}
+	}
+	if problems := redirect.Check(o); len(problems) > 0 {
+		t.Errorf("problems: %v", problems)
+	}
+}
+
+// Should the root go nevertheless, the new one is closed at once, the agents'
+// cgroups are there again, and the daemon hears of it.
+func TestRootMadeAnewIsClosedAgain(t *testing.T) {
+	o := newRoot(t)
+	dir := t.TempDir()
+	config := filepath.Join(dir, "postern.yaml")
+	text := fmt.Sprintf("root: %s\nstate_dir: %s\nagents: [{name: planner, cgroup: %[1]s/planner, policy: p}]\npolicies: [{name: p}]\n",
+		filepath.Base(o.Cgroup), dir)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(Options{Log: slog.New(slog.DiscardHandler), Config: config, Redirect: o})
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "guard.sock")
+	l, err := Listen(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 2)
+	go func() { done <- s.Serve(ctx, l) }()
+	news := make(chan News, 4)
+	go func() { done <- Client{Socket: socket}.Attend(ctx, func(n News) { news <- n }) }()
+	eventually(t, "the daemon attends", func() error {
+		s.doors.mu.Lock()
+		defer s.doors.mu.Unlock()
+		if len(s.doors.daemons) == 0 {
+			return errors.New("nobody")
+		}
+		return nil
+	})
+	before := redirect.StatusOf(o).CgroupID
+	if err := Weigh(o.Cgroup); err != nil {
+		t.Fatal(err)
+	}
+	unix.Rmdir(filepath.Join(o.Cgroup, "planner"))
+	if err := unix.Rmdir(o.Cgroup); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(o.Cgroup, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "closed again", func() error {
+		st := redirect.StatusOf(o)
+		if len(st.Problems) > 0 {
+			return errors.New(st.Problems[0].String())
+		}
+		if st.CgroupID == before {
+			return errors.New("it is the same cgroup")
+		}
+		_, err := os.Stat(filepath.Join(o.Cgroup, "planner"))
+		return err
+	})
+	select {
+	case n := <-news:
+		if !n.Again {
+			t.Errorf("news %+v", n)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("the daemon was not told")
+	}
+	stop()
+	for range 2 {
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	}
+}
