@@ -53,9 +53,9 @@ func TestCertificatesHandsOverNothingElse(t *testing.T) {
 }
 
 func TestHostsFileWithoutTargets(t *testing.T) {
-	cfg := &config.Config{Targets: []config.Target{{Hosts: []config.HostPort{{Host: "orders-db.internal", Port: 5432}}}}}
-	hosts := "127.0.0.1 localhost # the loopback\n\n10.0.0.7\tOrders-DB.internal. orders other\n10.0.0.8 orders-db.internal\n# comment\n::1 ip6-localhost\n"
-	want := "127.0.0.1\tlocalhost\n10.0.0.7\torders other\n::1\tip6-localhost\n"
+	cfg := &config.Config{Targets: []config.Target{{Hosts: []config.HostPort{{Host: "orders-db.internal", Port: 5432}, {Host: "*.corp.example", Port: 5432}}}}}
+	hosts := "127.0.0.1 localhost # the loopback\n\n10.0.0.7\tOrders-DB.internal. orders other\n10.0.0.8 orders-db.internal\n# comment\n10.0.0.9 a.corp.example corp.example A.B.Corp.Example.\n::1 ip6-localhost\n"
+	want := "127.0.0.1\tlocalhost\n10.0.0.7\torders other\n10.0.0.9\tcorp.example\n::1\tip6-localhost\n"
 	if got := string(withoutTargets([]byte(hosts), cfg)); got != want {
 		t.Errorf("got:\n%s", got)
 	}
