@@ -1,12 +1,17 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,7 +24,7 @@ func runClient(name string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	err := map[string]func(context.Context) error{
-		"pgx": pgxClient, "lib-pq": pqClient, "writer": writer, "sleeper": sleeper,
+		"pgx": pgxClient, "lib-pq": pqClient, "writer": writer, "patient-writer": patientWriter, "sleeper": sleeper, "dialler": dialler,
 	}[name](ctx)
 	if err != nil {
 		fmt.Println(err)
@@ -200,6 +205,61 @@ func writer(ctx context.Context) error {
 			return err
 		}
 		fmt.Println(i)
+	}
+}
+
+// patientWriter writes, and connects again whenever its connection is gone.
+func patientWriter(ctx context.Context) error {
+	i := 0
+	for ctx.Err() == nil {
+		conn, err := pgx.Connect(ctx, os.Getenv("DSN"))
+		if err != nil {
+			continue
+		}
+		for ; err == nil; i++ {
+			_, err = conn.Exec(ctx, fmt.Sprintf("INSERT INTO scratch (id, note) VALUES (%d, '%s')", 100_000+i, os.Getenv("MARK")))
+			fmt.Println(i)
+		}
+	}
+	return ctx.Err()
+}
+
+// dialler opens 500 connections a second until it is told that it is enough,
+// and asks each for TLS: who answers has served it.
+func dialler(ctx context.Context) error {
+	addrs, err := net.DefaultResolver.LookupHost(ctx, os.Getenv("PGHOST"))
+	if err != nil {
+		return err
+	}
+	at := net.JoinHostPort(addrs[0], os.Getenv("PGPORT"))
+	var connected, refused, unanswered atomic.Int64
+	var dialling sync.WaitGroup
+	enough := make(chan struct{})
+	go func() { bufio.NewReader(os.Stdin).ReadString('\n'); close(enough) }()
+	fmt.Println("dialling")
+	for tick := time.NewTicker(2 * time.Millisecond); ; {
+		select {
+		case <-enough:
+			dialling.Wait()
+			fmt.Printf("connected %d, refused %d, not answered %d\n", connected.Load(), refused.Load(), unanswered.Load())
+			return nil
+		case <-tick.C:
+		}
+		dialling.Go(func() {
+			var d net.Dialer
+			conn, err := d.DialContext(ctx, "tcp", at)
+			if err != nil {
+				refused.Add(1)
+				return
+			}
+			defer conn.Close()
+			connected.Add(1)
+			answer := make([]byte, 1)
+			conn.Write([]byte{0, 0, 0, 8, 4, 210, 22, 47}) // SSLRequest
+			if _, err := io.ReadFull(conn, answer); err != nil || answer[0] != 'S' {
+				unanswered.Add(1)
+			}
+		})
 	}
 }
 
