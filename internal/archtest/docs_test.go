@@ -161,7 +161,7 @@ func TestHooksAndMapsAreDocumented(t *testing.T) {
 }
 
 // use finds the commands of cmd/postern.
-var use = regexp.MustCompile(`Use:\s+(?:"([a-z]+)|verb \+)`)
+var use = regexp.MustCompile(`Use:\s+(?:"([a-z-]+)|verb \+)`)
 
 // TestCommandsAreInTheReadme: each command of postern is in the README's table.
 func TestCommandsAreInTheReadme(t *testing.T) {
