@@ -26,6 +26,8 @@ func TestGoTypesMatchTheObject(t *testing.T) {
 		"gateway":      PosternGateway{},
 		"limit":        PosternLimit{},
 		"event":        PosternEvent{},
+		"ask":          PosternAsk{},
+		"answer":       PosternAnswer{},
 	} {
 		var c *btf.Struct
 		if err := spec.Types.TypeByName(name, &c); err != nil {

@@ -107,7 +107,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 65536);
 	__type(key, __u64);
-	__type(value, enum verdict);
+	__type(value, struct answer);
 } verdicts SEC(".maps");
 
 struct {

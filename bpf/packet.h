@@ -136,8 +136,9 @@ static __always_inline int announce(const struct packet *p, struct sock_state *s
  */
 static __always_inline int held(const struct packet *p, struct sock_state *st)
 {
+	struct answer *a;
 	struct listener *l;
-	__u64 token;
+	__u64 token, until;
 
 	if (st->route != ROUTE_GATEWAY || !st->waits)
 		return 0;
@@ -149,8 +150,9 @@ static __always_inline int held(const struct packet *p, struct sock_state *st)
 		st->waits &= ~WAIT_LISTENER;
 	}
 	token = st->flow.token;
-	if ((st->waits & WAIT_VERDICT) && !bpf_map_lookup_elem(&verdicts, &token) &&
-	    bpf_ktime_get_ns() - st->flow.started < HOLD_NS)
+	a = bpf_map_lookup_elem(&verdicts, &token);
+	until = a ? a->until : st->flow.started + HOLD_NS;
+	if ((st->waits & WAIT_VERDICT) && bpf_ktime_get_ns() < until)
 		return 1;
 	st->waits = WAIT_NONE;
 	return 0;

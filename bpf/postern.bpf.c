@@ -417,7 +417,7 @@ SEC("sk_reuseport")
 int postern_reuseport(struct sk_reuseport_md *md)
 {
 	__u64 token = md->ip_protocol == IPPROTO_TCP ? token_in(md) : 0;
-	enum verdict *v = token ? bpf_map_lookup_elem(&verdicts, &token) : 0;
+	struct answer *a = token ? bpf_map_lookup_elem(&verdicts, &token) : 0;
 
-	return v && *v == VERDICT_REFUSE ? SK_DROP : SK_PASS;
+	return a && a->verdict == VERDICT_REFUSE ? SK_DROP : SK_PASS;
 }

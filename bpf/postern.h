@@ -36,7 +36,7 @@
  */
 #define FLOWS_PER_SECOND 20000
 
-/* How long a connection waits to hear whether its upstream answers. */
+/* How long a connection waits for the first word on its upstream. */
 #define HOLD_NS 200000000ULL
 
 /* The same listener is asked for again after this, if it is still missing. */
@@ -172,6 +172,13 @@ struct ask {
 enum verdict {
 	VERDICT_GO = 1,
 	VERDICT_REFUSE = 2,
+	VERDICT_WAIT = 3, /* it takes its time; so does the connection */
+};
+
+struct answer {
+	__u64 until; /* CLOCK_MONOTONIC, nanoseconds: how long to wait for another */
+	enum verdict verdict;
+	__u32 pad;
 };
 
 /* destinations: what came of a destination a moment ago */

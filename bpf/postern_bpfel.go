@@ -13,6 +13,13 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type PosternAnswer struct {
+	_       structs.HostLayout
+	Until   uint64
+	Verdict PosternVerdict
+	Pad     uint32
+}
+
 type PosternAsk struct {
 	_    structs.HostLayout
 	What PosternWait
@@ -179,6 +186,7 @@ type PosternVerdict uint32
 const (
 	PosternVerdictVERDICT_GO     PosternVerdict = 1
 	PosternVerdictVERDICT_REFUSE PosternVerdict = 2
+	PosternVerdictVERDICT_WAIT   PosternVerdict = 3
 )
 
 type PosternWait uint32

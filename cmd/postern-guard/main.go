@@ -116,7 +116,7 @@ func (o options) load() (cfg *config.Config, mount string, where redirect.Option
 	if mount, err = identity.CgroupMount(); err != nil {
 		return nil, "", where, err
 	}
-	return cfg, mount, redirect.Options{Cgroup: filepath.Join(mount, cfg.Root), BPFFS: o.bpffs, MountBPFFS: true, Create: true}, nil
+	return cfg, mount, redirect.Options{Cgroup: filepath.Join(mount, cfg.Root), BPFFS: o.bpffs, MountBPFFS: true, Create: true, Foretell: true}, nil
 }
 
 func needRoot() error {

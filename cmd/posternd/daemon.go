@@ -175,7 +175,7 @@ func (d *daemon) run(ctx context.Context, cfg *config.Config, registry *promethe
 		before.Go(func() { failed(metrics.Serve(front, metricsListener, registry, d.log)) })
 	}
 	before.Go(func() { failed(ignore(d.kernel.Events(front, d.denied), context.Canceled)) })
-	before.Go(func() { failed(ignore(d.kernel.Asks(front, d.doors.asked), context.Canceled)) })
+	before.Go(func() { failed(ignore(d.kernel.Asks(front, newAsks(d.doors).hear), context.Canceled)) })
 	before.Go(func() { d.follow(front, hup) })
 	if err := d.doors.follow(cfg); err != nil {
 		stopFront(err)

@@ -356,22 +356,6 @@ func (o *doors) residentOf(policy uint32) *resident {
 	return nil
 }
 
-// asked is called for what the kernel asks while a connection waits; it does
-// not block.
-func (o *doors) asked(a redirect.Ask) {
-	r := o.residentOf(a.Record.PolicyID)
-	if r == nil || a.Record.PolicyCgroupID != r.cgroup.Load() {
-		return
-	}
-	go func() {
-		ask, cancel := context.WithTimeout(o.ctx, guardTimeout)
-		defer cancel()
-		if err := o.daemon.guard.ListenAt(ask, r.agent, int(a.Record.TGID), a.Record.Netns); err != nil {
-			o.daemon.log.Warn("no listener where an agent is", "agent", r.agent, "pid", a.Record.TGID, "error", err)
-		}
-	}()
-}
-
 // claim says who made a connection, from the kernel's record of it. A record
 // of another cgroup under the same number is an agent's that was renamed or
 // moved: nobody's now.

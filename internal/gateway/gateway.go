@@ -85,11 +85,9 @@ const acceptPause = 50 * time.Millisecond
 
 // Drain lets running sessions end by themselves until ctx does, then ends
 // those that are left with a word to their clients, and returns when all have
-// ended. New connections are closed by the callers' listeners before.
+// ended. The caller has closed the listeners; what they had accepted is served
+// as long as there is time.
 func (g *Gateway) Drain(ctx context.Context) {
-	g.mu.Lock()
-	g.draining = true
-	g.mu.Unlock()
 	done := make(chan struct{})
 	go func() { g.running.Wait(); close(done) }()
 	select {
@@ -97,6 +95,9 @@ func (g *Gateway) Drain(ctx context.Context) {
 		return
 	case <-ctx.Done():
 	}
+	g.mu.Lock()
+	g.draining = true
+	g.mu.Unlock()
 	g.endSessions(func(*session) *engine.Denial {
 		return &engine.Denial{Code: engine.Ended, Reason: "the gateway is stopping", Help: "connect again in a moment"}
 	})

@@ -246,8 +246,8 @@ func TestReapLeavesWaiting(t *testing.T) {
 	})
 }
 
-// Drain waits for what ends by itself, takes nobody new, and ends the rest with
-// a word when its time is over.
+// Drain waits for what ends by itself, and ends the rest with a word when its
+// time is over; then it takes nobody new.
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -261,11 +261,11 @@ func TestDrain(t *testing.T) {
 		synctest.Wait()
 		leaves.asks("read a", "ok read a")
 		leaves.conn.Close()
-		w.connect("planner", "late").ends()
 		stays.hears("bye ended the gateway is stopping")
 		stays.ends()
 		greets.ends()
 		<-done
+		w.connect("planner", "late").ends()
 		if took := time.Since(began); took != 5*time.Second {
 			t.Error("drained after", took)
 		}

@@ -20,7 +20,7 @@ func (s *session) Conn(ctx context.Context) (*wire.Conn, engine.Login, error) {
 	defer cancel()
 	host := hostOf(s.flow)
 	began := s.gateway.Now()
-	address, raw, err := s.dial(ctx, host)
+	address, raw, err := s.gateway.dial(ctx, s.target, host)
 	if err != nil {
 		return nil, engine.Login{}, &unreachable{"the upstream cannot be reached", err}
 	}
@@ -66,11 +66,11 @@ func (u *unreachable) Unwrap() error { return u.cause }
 
 // dial connects to the host that the agent meant, or to where the target
 // really is.
-func (s *session) dial(ctx context.Context, host HostPort) (netip.AddrPort, net.Conn, error) {
-	if s.target.Dial != nil {
-		host = *s.target.Dial
+func (g *Gateway) dial(ctx context.Context, t *Target, host HostPort) (netip.AddrPort, net.Conn, error) {
+	if t.Dial != nil {
+		host = *t.Dial
 	}
-	return s.gateway.Dialer.Dial(ctx, host.Host, host.Port, s.target.forbidden)
+	return g.Dialer.Dial(ctx, host.Host, host.Port, t.forbidden)
 }
 
 // HostPort is an address as a target lists it.

@@ -47,14 +47,29 @@ func decodeAsk(raw []byte) (Ask, error) {
 	return Ask{Listener: a.What == bpf.PosternWaitWAIT_LISTENER, Record: recordOf(a.Flow)}, nil
 }
 
-// Answer lets a connection that waits go on to the gateway, or has it refused:
-// the agent gets ECONNREFUSED. What does not wait any more is not affected.
-func (k *Kernel) Answer(token uint64, reachable bool) error {
-	verdict := bpf.PosternVerdictVERDICT_GO
-	if !reachable {
-		verdict = bpf.PosternVerdictVERDICT_REFUSE
+// Verdict is what a connection that waits is told.
+type Verdict uint32
+
+// The verdicts. Without any a connection goes on to the gateway after 200 ms.
+const (
+	Go     = Verdict(bpf.PosternVerdictVERDICT_GO)     // on to the gateway
+	Refuse = Verdict(bpf.PosternVerdictVERDICT_REFUSE) // ECONNREFUSED
+	Wait   = Verdict(bpf.PosternVerdictVERDICT_WAIT)   // for another verdict
+)
+
+// Answer tells a connection that waits. For Wait it says how long it is to wait
+// for another answer, before it goes on to the gateway: who answers may die
+// meanwhile. What does not wait any more is not affected.
+func (k *Kernel) Answer(token uint64, verdict Verdict, wait time.Duration) error {
+	answer := bpf.PosternAnswer{Verdict: bpf.PosternVerdict(verdict)}
+	if verdict == Wait {
+		var now unix.Timespec
+		if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+			return fmt.Errorf("answer a connection: %w", err)
+		}
+		answer.Until = uint64(now.Nano() + wait.Nanoseconds())
 	}
-	if err := k.maps[bpf.PosternMapVerdicts].Put(token, uint32(verdict)); err != nil {
+	if err := k.maps[bpf.PosternMapVerdicts].Put(token, answer); err != nil {
 		return fmt.Errorf("answer a connection: %w", err)
 	}
 	return nil

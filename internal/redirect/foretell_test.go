@@ -34,11 +34,11 @@ func foretelling(t *testing.T) (w *world, a *agent, l *Listener) {
 }
 
 // answer answers the next connection that asks.
-func (w *world) answer(reachable bool) <-chan Ask {
+func (w *world) answer(verdict Verdict) <-chan Ask {
 	asked := make(chan Ask, 1)
 	go func() {
 		a := w.ask(func(a Ask) bool { return !a.Listener })
-		if err := w.kernel.Answer(a.Record.Token, reachable); err != nil {
+		if err := w.kernel.Answer(a.Record.Token, verdict, 3*time.Second); err != nil {
 			w.t.Error(err)
 		}
 		asked <- a
@@ -54,7 +54,7 @@ func TestConnectWaitsForTheUpstream(t *testing.T) {
 		if there == there4 {
 			family = unix.AF_INET
 		}
-		asked := w.answer(false)
+		asked := w.answer(Refuse)
 		if errno := a.connect(a.socket(family, unix.SOCK_STREAM), there); errno != unix.ECONNREFUSED {
 			t.Errorf("connect to %s, whose upstream refuses: %v, want ECONNREFUSED", there, errno)
 		}
@@ -62,7 +62,7 @@ func TestConnectWaitsForTheUpstream(t *testing.T) {
 			t.Errorf("asked %+v", r)
 		}
 		none(t, records)
-		asked = w.answer(true)
+		asked = w.answer(Go)
 		fd := a.socket(family, unix.SOCK_STREAM)
 		if errno := a.connect(fd, there); errno != 0 {
 			t.Fatalf("connect to %s, whose upstream answers: %v", there, errno)
@@ -81,6 +81,34 @@ func TestConnectDoesNotWaitForever(t *testing.T) {
 	fd := a.socket(unix.AF_INET, unix.SOCK_STREAM)
 	if errno := a.connect(fd, there4); errno != 0 {
 		t.Fatalf("connect: %v", errno)
+	}
+	a.talk(fd)
+	next(t, records)
+}
+
+// An upstream that takes its time is waited for as long as the agent does.
+func TestConnectWaitsForASlowUpstream(t *testing.T) {
+	w, a, l := foretelling(t)
+	records := echo(t, l, l.Accept)
+	fd := a.socket(unix.AF_INET, unix.SOCK_STREAM)
+	asked := w.answer(Wait)
+	answered := make(chan time.Time, 1)
+	go func() {
+		token := (<-asked).Record.Token
+		time.Sleep(time.Second)
+		answered <- time.Now()
+		if err := w.kernel.Answer(token, Go, 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	a.call(call{Op: "setsockopt_timeout", FD: fd, A: 20})
+	if errno := a.connect(fd, there4); errno != 0 {
+		t.Fatalf("connect: %v", errno)
+	}
+	select {
+	case <-answered:
+	default:
+		t.Error("connected before the upstream was known to answer")
 	}
 	a.talk(fd)
 	next(t, records)
@@ -106,7 +134,7 @@ func TestDestinationIsRemembered(t *testing.T) {
 	a.talk(fd)
 	next(t, records)
 	w.must(w.kernel.Remember(lowPolicy, to, unix.ECONNREFUSED, -time.Second))
-	asked := w.answer(true)
+	asked := w.answer(Go)
 	if errno := a.connect(a.socket(unix.AF_INET, unix.SOCK_STREAM), there4); errno != 0 {
 		t.Errorf("connect when what was known is old: %v", errno)
 	}

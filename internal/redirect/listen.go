@@ -4,12 +4,17 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/postern/postern/bpf"
 )
+
+// takeTime bounds how long a connection that was accepted while the listener
+// was being closed waits to be taken.
+const takeTime = time.Second
 
 // Listener is where the connections and queries of one policy's agents in one
 // network namespace arrive.
@@ -89,11 +94,11 @@ func (l *Listener) acceptFrom(listener net.Listener) {
 }
 
 // Close closes these sockets. Where nobody else has them open agents get
-// ECONNREFUSED, until somebody listens for the policy again.
+// ECONNREFUSED, until somebody listens for the policy again. What was accepted
+// is still returned by Accept, if somebody calls it soon.
 func (l *Listener) Close() error {
 	var errs []error
 	l.stop.Do(func() {
-		close(l.done)
 		for _, s := range append(l.tcp, l.DNS.TCP...) {
 			errs = append(errs, s.Close())
 		}
@@ -102,7 +107,14 @@ func (l *Listener) Close() error {
 		}
 		// A later Accept must not start what nobody would wait for.
 		l.start.Do(func() {})
-		l.loops.Wait()
+		ended := make(chan struct{})
+		go func() { l.loops.Wait(); close(ended) }()
+		select {
+		case <-ended:
+		case <-time.After(takeTime):
+		}
+		close(l.done)
+		<-ended
 	})
 	return errors.Join(errs...)
 }

@@ -146,6 +146,13 @@ targets:
     hosts: [twin-db.internal:%[2]d]
     real_addresses: true
     anonymous: allow
+  - name: dead
+    protocol: postgres
+    hosts: [dead-db.internal:5432]
+    dial: 127.0.0.1:1
+    tls: {verify: full, ca: %[3]s}
+    placeholder: {user: app, password: ` + placeholder + `}
+    credential: {user: orders_rw, database: shop, password: {source: file, path: secrets.age, key: password}}
 policies:
   - name: planner
     rules:
