@@ -31,12 +31,22 @@ static __always_inline void refuse_with(__u32 error)
 enum occupant {
 	OCCUPANT_NONE,
 	OCCUPANT_GATEWAY,
+	OCCUPANT_SELF,
 	OCCUPANT_OTHER,
 };
 
-static __always_inline int occupant(struct bpf_sock_addr *ctx, int v4, __u32 host, __u16 port,
-				    __u32 protocol, __u32 *policy_id)
+/* Whether this is a socket of the policy in s, as far as anybody marked it. */
+static __always_inline int made_by(struct bpf_sock *socket, const struct subject *s)
 {
+	struct sock_state *st = bpf_sk_storage_get(&sk, socket, 0, 0);
+
+	return st && st->owner == s->policy_cgroup && st->owner_policy == s->policy;
+}
+
+static __always_inline int occupant(struct bpf_sock_addr *ctx, const struct subject *s, __u32 host,
+				    __u16 port, __u32 *policy_id)
+{
+	int v4 = is_mapped(s->addr);
 	struct bpf_sock_tuple to = {};
 	__u32 size = v4 ? sizeof(to.ipv4) : sizeof(to.ipv6);
 	int who = OCCUPANT_OTHER;
@@ -50,7 +60,7 @@ static __always_inline int occupant(struct bpf_sock_addr *ctx, int v4, __u32 hos
 		to.ipv6.daddr[3] = bpf_htonl(1);
 		to.ipv6.dport = bpf_htons(port);
 	}
-	if (protocol == IPPROTO_TCP)
+	if (s->protocol == IPPROTO_TCP)
 		socket = bpf_sk_lookup_tcp(ctx, &to, size, BPF_F_CURRENT_NETNS, 0);
 	else
 		socket = bpf_sk_lookup_udp(ctx, &to, size, BPF_F_CURRENT_NETNS, 0);
@@ -60,6 +70,8 @@ static __always_inline int occupant(struct bpf_sock_addr *ctx, int v4, __u32 hos
 	if (mark) {
 		*policy_id = mark->policy;
 		who = OCCUPANT_GATEWAY;
+	} else if (made_by(socket, s)) {
+		who = OCCUPANT_SELF;
 	}
 	bpf_sk_release(socket);
 	return who;
@@ -74,17 +86,25 @@ static __always_inline int route_local(struct bpf_sock_addr *ctx, const struct s
 {
 	__u32 host = is_unspecified(s->addr) ? bpf_htonl(0x7f000001) : s->addr[3];
 	__u32 policy_id;
-	int use;
+	int use, who;
 
-	if (occupant(ctx, is_mapped(s->addr), host, s->port, s->protocol, &policy_id) == OCCUPANT_GATEWAY) {
+	who = occupant(ctx, s, host, s->port, &policy_id);
+	if (who == OCCUPANT_GATEWAY) {
 		deny(s, KIND_GATEWAY_PORT);
 		return ROUTE_DENIED;
 	}
 	use = use_of(s->policy, s->port);
 	if (use == LOOPBACK_AS_IS)
 		return ROUTE_AS_IS;
-	/* Names are the gateway's to answer, whatever listens here. */
-	return st->away && !use && s->port != DNS_PORT ? ROUTE_AS_IS : -1;
+	/*
+	 * Names are the gateway's to answer, whatever listens here. And what is
+	 * not the agent's may lead out: the engine's own resolver that docker
+	 * has in a container (127.0.0.11, on a port that the container can
+	 * read), a sidecar's proxy.
+	 */
+	if (!st->away || use || s->port == DNS_PORT || who == OCCUPANT_OTHER)
+		return -1;
+	return ROUTE_AS_IS;
 }
 
 /* Asks the gateway for what the connection waits for. */
@@ -153,8 +173,8 @@ static __always_inline int route_gateway(struct bpf_sock_addr *ctx, const struct
 		deny(s, KIND_NO_LISTENER);
 		return ROUTE_DENIED;
 	}
-	who = occupant(ctx, is_mapped(s->addr), bpf_htonl(0x7f000001), port, s->protocol, &policy_id);
-	if (who == OCCUPANT_OTHER || (who == OCCUPANT_GATEWAY && policy_id != s->policy)) {
+	who = occupant(ctx, s, bpf_htonl(0x7f000001), port, &policy_id);
+	if (who != OCCUPANT_NONE && (who != OCCUPANT_GATEWAY || policy_id != s->policy)) {
 		deny(s, KIND_SQUATTED);
 		return ROUTE_DENIED;
 	}

@@ -232,6 +232,61 @@ func TestLoopbackOfOnesOwn(t *testing.T) {
 	}
 }
 
+// On that loopback only what is the agent's own is left alone. Docker's resolver
+// listens inside of containers and asks the host's name servers whatever it is
+// asked; a sidecar's proxy leads anywhere.
+func TestLoopbackOfOthers(t *testing.T) {
+	w := newWorld(t)
+	cgroup, id := w.cgroup("agent", lowPolicy)
+	w.listen(lowPolicy)
+	ns := w.private()
+	a := w.agentIn(ns, cgroup)
+	var l *Listener
+	var udp net.PacketConn
+	var tcp net.Listener
+	w.in(ns, func() error {
+		cookie, err := NetnsCookie()
+		if err != nil {
+			return err
+		}
+		if l, err = w.kernel.ListenIn(lowPolicy, cookie); err != nil {
+			return err
+		}
+		if udp, err = net.ListenPacket("udp4", "127.0.0.11:41234"); err != nil {
+			return err
+		}
+		tcp, err = net.Listen("tcp4", "127.0.0.11:41234")
+		return err
+	})
+	defer udp.Close()
+	defer tcp.Close()
+	records := echo(t, l, l.Accept)
+	query := a.socket(unix.AF_INET, unix.SOCK_DGRAM)
+	if errno := a.sendto(query, "a name that carries data", "127.0.0.11:41234", 0); errno != unix.EPERM {
+		t.Errorf("send to the engine's resolver: %v, want EPERM", errno)
+	}
+	if errno := a.connect(query, "127.0.0.11:41234"); errno != unix.EPERM {
+		t.Errorf("connect to the engine's resolver by UDP: %v, want EPERM", errno)
+	}
+	fd := a.socket(unix.AF_INET, unix.SOCK_STREAM)
+	if errno := a.connect(fd, "127.0.0.11:41234"); errno != 0 {
+		t.Fatalf("connect by TCP: %v", errno)
+	}
+	a.talk(fd)
+	if r := next(t, records); r.Original.String() != "127.0.0.11:41234" || r.PolicyCgroupID != id {
+		t.Errorf("record %+v", r)
+	}
+	for _, s := range []interface{ SetDeadline(time.Time) error }{tcp.(*net.TCPListener), udp.(*net.UDPConn)} {
+		w.must(s.SetDeadline(time.Now().Add(100 * time.Millisecond)))
+	}
+	if _, err := tcp.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the engine's resolver was reached by TCP: %v", err)
+	}
+	if n, _, err := udp.ReadFrom(make([]byte, 64)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the engine's resolver was sent %d bytes: %v", n, err)
+	}
+}
+
 // The sockets are handed from one process to another: what was queued is served
 // by who takes over, and the ports stay.
 func TestListenerIsHandedOver(t *testing.T) {
