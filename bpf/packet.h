@@ -163,6 +163,8 @@ static __always_inline int may_leave(const struct packet *p, struct sock_state *
 	/* A socket bound to another device sends even 127.0.0.1 out by it. */
 	if (p->device != LOOPBACK_IFINDEX || !is_loopback(p->daddr))
 		return 0;
+	if (p->family == AF_INET6 && !is_loopback(p->saddr))
+		return 0; /* see foreign_source in route.h */
 	if (st->route == ROUTE_GATEWAY && p->dport == st->peer_port)
 		return p->protocol == IPPROTO_TCP || announce(p, st);
 	if (st->away || listed(st->owner_policy, p->sport))

@@ -54,7 +54,7 @@ enum kind {
 	KIND_GATEWAY_PORT = 7,    /* the gateway's own port, dialled directly */
 	KIND_SQUATTED = 8,        /* somebody else listens on the gateway's port */
 	KIND_NO_LISTENER = 9,     /* no gateway for this policy in this netns */
-	KIND_DEVICE = 10,         /* bound to a device that leads elsewhere */
+	KIND_DEVICE = 10,         /* bound to a device, or a source, that leads elsewhere */
 	KIND_EGRESS = 11,         /* a packet that leads past the gateway */
 	KIND_INGRESS = 12,        /* a packet that does not come from it */
 	KIND_INTERNAL = 13,       /* a map was full or an allocation failed */

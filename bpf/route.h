@@ -318,6 +318,30 @@ static __always_inline int unbind(struct bpf_sock_addr *ctx, const struct subjec
 }
 
 /*
+ * IPv6 lets anybody send from an address that is not the host's (IPV6_FREEBIND,
+ * IPV6_PKTINFO), and what the gateway answers would leave for it: a way to tell
+ * something to whoever has the address. IPv4 takes a capability for that. Which
+ * addresses are the host's a program cannot tell, so none may be a source; what
+ * is not found here, by a datagram, is dropped at egress.
+ */
+static __always_inline int foreign_source(struct bpf_sock_addr *ctx, const struct subject *s)
+{
+	struct bpf_sock *socket = ctx->sk;
+	__u32 source[4];
+
+	if (!socket || s->family != AF_INET6 || is_mapped(s->addr))
+		return 0;
+	source[0] = socket->src_ip6[0];
+	source[1] = socket->src_ip6[1];
+	source[2] = socket->src_ip6[2];
+	source[3] = socket->src_ip6[3];
+	if (is_unspecified(source) || is_loopback(source))
+		return 0;
+	deny(s, KIND_DEVICE);
+	return 1;
+}
+
+/*
  * UDP that is not for a resolver goes nowhere. getaddrinfo of glibc connects a
  * UDP socket to every address it found, to sort them by the source that each
  * would have: nothing is sent, and it is no attempt at anything.
@@ -387,7 +411,7 @@ static __always_inline int route(struct bpf_sock_addr *ctx, struct subject *s, i
 	if (s->protocol == IPPROTO_UDP && s->port != DNS_PORT)
 		return deny_udp(s, connecting);
 	port = route_gateway(ctx, s, st);
-	if (port == ROUTE_DENIED || !unbind(ctx, s, connecting))
+	if (port == ROUTE_DENIED || !unbind(ctx, s, connecting) || foreign_source(ctx, s))
 		return ROUTE_DENIED;
 	remember(st, s, port);
 	if (!begin(s, st)) {
