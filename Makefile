@@ -71,7 +71,7 @@ STATIC = -step 'make generated' -step 'make vet' -step 'make lint'
 
 .PHONY: check
 check: setup ## what every commit passes: generated files, vet, linters, unit tests with -race
-	@$(REPORT) $(STATIC) '. -race ./...'
+	@$(REPORT) -step 'make build' $(STATIC) '. -race ./...'
 
 # The npm clients, by their lock file. Tests run without a network.
 .PHONY: clients
@@ -91,7 +91,7 @@ test: setup ## everything: check, the kernel programs here and in QEMU, real ser
 
 .PHONY: test-bypass
 test-bypass: setup ## the ways out that must stay closed, against a sniffer (as root)
-	@$(REPORT) '. -count=1 ./internal/redirect'
+	@$(REPORT) -step 'make build' '. -count=1 ./internal/redirect ./internal/bypass/... ./test/bypass'
 
 .PHONY: test-kernels
 test-kernels: setup ## the kernel programs on Linux 5.10, 6.1 and 6.12, in QEMU

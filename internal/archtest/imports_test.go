@@ -46,20 +46,22 @@ var rules = []rule{
 	{"internal/guard", "internal/redirect internal/identity internal/config"},
 	{"internal/metrics", "internal/identity internal/version"},
 	{"internal/control", "internal/identity pkg/control"},
-	{"internal/bypass/outside", ""},
+	{"internal/bypass", "internal/bypass/*"},
+	{"internal/bypass/installed", "internal/bypass internal/bypass/outside internal/config internal/guard internal/identity internal/redirect"},
+	{"internal/bypass/*", ""},
 	// gateway.Serve is where a connection meets everything that decides on it.
 	{"internal/gateway", "internal/approval internal/dial internal/dns internal/engine internal/mask internal/policy internal/record internal/secret internal/wire pkg/recording"},
 	{"cmd/postern-sqlparse", "internal/sql internal/sql/analyze internal/version"},
 	// Root and small: what it links is what there is to audit.
 	{"cmd/postern-guard", "internal/config internal/guard internal/identity internal/redirect internal/version"},
 	{"cmd/posternd", "pkg/* internal/* internal/relay/* internal/protocol/* internal/secret/source internal/secret/source/*"},
-	{"cmd/postern", "pkg/* internal/*"},
+	{"cmd/postern", "pkg/* internal/* internal/bypass/*"},
 	{"test/*", "pkg/* internal/* bpf internal/relay/* internal/protocol/* internal/secret/source internal/secret/source/* internal/bypass/* test/*"},
 	{"test/*/*", "pkg/* internal/* bpf internal/relay/* internal/protocol/* internal/secret/source internal/secret/source/* internal/bypass/* test/*"},
 }
 
 // testImports are what any package's tests may import besides.
-const testImports = "internal/wiretest internal/secret/source/sourcetest internal/bypass/outside test/servers"
+const testImports = "internal/wiretest internal/secret/source/sourcetest internal/bypass/* test/servers"
 
 // foreign packages that only some of ours may import, and why. In tests they
 // are free where onlyTests says so.

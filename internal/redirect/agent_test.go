@@ -12,8 +12,11 @@ import (
 	"os/exec"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/postern/postern/internal/bypass/uring"
 )
 
 // agentEnv makes the test binary an agent: a process that makes the system
@@ -196,10 +199,10 @@ func (c call) do() (got answer, err error) {
 			unix.SetsockoptTimeval(got.N, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait)
 		}
 	case "connect":
-		err = connect(c.FD, sockaddr(c.Addr))
+		err = unix.Connect(c.FD, sockaddr(c.Addr))
 	case "disconnect":
-		_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(c.FD), uintptr(unspecPointer()), 16)
-		got.Errno = errno
+		unspec := [16]byte{} // a sockaddr of family AF_UNSPEC
+		_, _, got.Errno = unix.Syscall(unix.SYS_CONNECT, uintptr(c.FD), uintptr(unsafe.Pointer(&unspec)), unsafe.Sizeof(unspec))
 	case "bind":
 		err = unix.Bind(c.FD, sockaddr(c.Addr))
 	case "listen":
@@ -237,34 +240,12 @@ func (c call) do() (got answer, err error) {
 	case "close":
 		err = unix.Close(c.FD)
 	case "io_uring_connect":
-		got.N, err = ringConnect(c.FD, sockaddr(c.Addr))
+		err = uring.Connect(c.FD, sockaddr(c.Addr))
 	default:
 		return got, fmt.Errorf("no such call: %s", c.Op)
 	}
 	got.Addr = addrText(from)
 	return got, err
-}
-
-// connect goes on waiting when a signal of Go's runtime interrupts it.
-func connect(fd int, to unix.Sockaddr) error {
-	err := unix.Connect(fd, to)
-	for err == unix.EINTR { //nolint:errorlint // as the system call says it
-		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-		if n, interrupted := unix.Poll(poll, callTimeout*1000); interrupted != nil {
-			continue
-		} else if n == 0 {
-			return unix.EINPROGRESS
-		}
-		value, failed := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-		if failed != nil {
-			return failed
-		}
-		err = nil
-		if value != 0 {
-			err = unix.Errno(value)
-		}
-	}
-	return err
 }
 
 func sockaddr(text string) unix.Sockaddr {

@@ -49,6 +49,13 @@ var prefixes = []netip.Prefix{
 	netip.MustParsePrefix("2002:cb00:7100::/40"),
 }
 
+// own are the far end's addresses besides those of the cable.
+var own = []netip.Prefix{
+	netip.MustParsePrefix("203.0.113.128/25"),
+	netip.MustParsePrefix("2001:db8:706f:7374:1::/80"),
+	prefixes[2], prefixes[3],
+}
+
 // linkBits are the lengths of the cable's own two networks.
 const linkBits4, linkBits6 = 30, 126
 
@@ -101,7 +108,7 @@ func (o *Outside) connect() error {
 		return err
 	}
 	err := o.InFar(func() (err error) {
-		if err := errors.Join(configure("lo"), configure(farDevice, Far4, Far6)); err != nil {
+		if err := errors.Join(configure("lo"), configure(farDevice, Far4, Far6), manyAddresses()); err != nil {
 			return err
 		}
 		o.sniffer, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_ALL)))
@@ -111,6 +118,35 @@ func (o *Outside) connect() error {
 		return fmt.Errorf("outside: %w", err)
 	}
 	return o.settle()
+}
+
+// manyAddresses gives the far end all of own.
+func manyAddresses() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	for _, p := range own {
+		r := &netlink.Route{
+			Dst: ipNet(p), LinkIndex: lo.Attrs().Index, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST, Table: unix.RT_TABLE_LOCAL,
+		}
+		if err := netlink.RouteAdd(r); err != nil {
+			return fmt.Errorf("take %s: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// addresses is how many Address has of each family.
+const addresses = 100
+
+// Address is the far end's n-th besides Far4 and Far6: the gateway remembers
+// what became of a destination, so who asks twice asks for another.
+func Address(n int) (v4, v6 netip.Addr) {
+	a, b := own[0].Addr().As4(), own[1].Addr().As16()
+	a[3] += byte(n % addresses)
+	b[15] += byte(n % addresses)
+	return netip.AddrFrom4(a), netip.AddrFrom16(b)
 }
 
 // settle waits until the cable carries both families: the kernel notices a
@@ -265,12 +301,25 @@ func in(ns *os.File, f func() error) error {
 	})
 }
 
-// onOwnThread runs f on a thread that ends with it.
+// onOwnThread runs f on a thread that may change its network namespace. The
+// thread goes back to where it was, if it can, and lives on: processes that it
+// started with a signal for their parent's death would die with it.
 func onOwnThread(f func() error) error {
 	result := make(chan error)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends, and its namespace with it
-		result <- f()
+		runtime.LockOSThread()
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			runtime.UnlockOSThread()
+			result <- err
+			return
+		}
+		defer home.Close()
+		err = f()
+		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+		result <- err
 	}()
 	return <-result
 }
@@ -299,3 +348,6 @@ func (o *Outside) Close() (err error) {
 	})
 	return err
 }
+
+// Everything says whether all addresses lead outside.
+func (o *Outside) Everything() bool { return o.options.Everything }

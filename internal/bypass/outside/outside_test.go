@@ -69,7 +69,8 @@ func TestServerAndSniffer(t *testing.T) {
 	if found := frames(t, out); len(found) > 0 {
 		t.Fatalf("heard %q while nobody spoke", found)
 	}
-	for _, to := range []netip.Addr{Far4, Far6} {
+	other4, other6 := Address(addresses - 1)
+	for _, to := range []netip.Addr{Far4, Far6, other4, other6} {
 		for _, network := range []string{"tcp", "udp"} {
 			var got []byte
 			err := out.InNear(func() error {

@@ -1,12 +1,17 @@
 package outside
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Ports are those that the server outside has, for TCP and UDP: names, the web,
@@ -65,14 +70,27 @@ func (s *Server) listen(at netip.AddrPort) error {
 		return fmt.Errorf("serve at %s: %w", at, err)
 	}
 	s.closers = append(s.closers, l)
-	packets, err := net.ListenPacket("udp", at.String())
+	config := net.ListenConfig{Control: answersFromWhereAsked}
+	packets, err := config.ListenPacket(context.Background(), "udp", at.String())
 	if err != nil {
 		return fmt.Errorf("serve at %s: %w", at, err)
 	}
 	s.closers = append(s.closers, packets)
 	s.running.Go(func() { s.accept(l) })
-	s.running.Go(func() { s.answer(packets) })
+	s.running.Go(func() { s.answer(packets.(*net.UDPConn)) })
 	return nil
+}
+
+// answersFromWhereAsked has the kernel tell which address was asked, and lets it
+// be the source of the answer though it is routed here and on no device.
+func answersFromWhereAsked(_, _ string, raw syscall.RawConn) error {
+	var errs []error
+	err := raw.Control(func(fd uintptr) {
+		for _, option := range []int{unix.IPV6_RECVPKTINFO, unix.IPV6_FREEBIND} {
+			errs = append(errs, unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, option, 1))
+		}
+	})
+	return errors.Join(append(errs, err)...)
 }
 
 func (s *Server) accept(l net.Listener) {
@@ -92,15 +110,15 @@ func (s *Server) accept(l net.Listener) {
 	}
 }
 
-func (s *Server) answer(packets net.PacketConn) {
-	buf := make([]byte, 2048)
+func (s *Server) answer(packets *net.UDPConn) {
+	buf, beside := make([]byte, 2048), make([]byte, 128)
 	for {
-		_, from, err := packets.ReadFrom(buf)
+		_, n, _, from, err := packets.ReadMsgUDP(buf, beside)
 		if err != nil {
 			return
 		}
 		s.visit("udp", from, packets.LocalAddr())
-		packets.WriteTo([]byte(s.Banner), from) //nolint:errcheck // the sniffer tells what arrived
+		packets.WriteMsgUDP([]byte(s.Banner), beside[:n], from) //nolint:errcheck // the sniffer tells what arrived
 	}
 }
 

@@ -23,8 +23,9 @@ const markerPort = 9
 
 // Frame is a packet that arrived outside.
 type Frame struct {
-	What  string // such as "IPv4 TCP 203.0.113.1:40000 → 203.0.113.2:443 SYN"
+	What  string // such as "IPv4 TCP 203.0.113.1:40000 → 203.0.113.2:443 flags 0x2"
 	Bytes []byte // its beginning
+	Group bool   // sent to everybody, or to a group
 }
 
 func (f Frame) String() string { return fmt.Sprintf("%s, % x", f.What, f.Bytes) }
@@ -41,7 +42,7 @@ func newMarker() string { return fmt.Sprintf("the sniffer hears marker %d.", mar
 
 // Frames returns what has arrived since the last call. A datagram of our own
 // proves that the sniffer hears, and marks the end. The kernel's own
-// housekeeping is left out (ARP, neighbour discovery, multicast listeners), and
+// housekeeping is left out (ARP, neighbour discovery, members of groups), and
 // so are its refusals of what Dial sent.
 func (o *Outside) Frames() ([]Frame, error) {
 	marker := newMarker()
@@ -85,7 +86,10 @@ func (o *Outside) until(marker string, patience time.Duration) (frames []Frame, 
 			return frames, true, nil
 		}
 		if what := traffic(htons(ll.Protocol), packet, dialed); what != "" {
-			frames = append(frames, Frame{What: what, Bytes: append([]byte(nil), packet[:min(n, shownBytes)]...)})
+			frames = append(frames, Frame{
+				What: what, Bytes: append([]byte(nil), packet[:min(n, shownBytes)]...),
+				Group: ll.Pkttype == unix.PACKET_BROADCAST || ll.Pkttype == unix.PACKET_MULTICAST,
+			})
 		}
 	}
 }
@@ -117,6 +121,9 @@ func traffic(ethernet uint16, packet []byte, dialed map[netip.AddrPort]bool) str
 		to, _ := netip.AddrFromSlice(packet[16:20])
 		rest := packet[min(len(packet), int(packet[0]&15)*4):]
 		if packet[9] == unix.IPPROTO_ICMP && len(rest) > 0 && rest[0] == icmpUnreach && len(dialed) > 0 {
+			return ""
+		}
+		if packet[9] == unix.IPPROTO_IGMP {
 			return ""
 		}
 		return transport("IPv4", packet[9], from, to, rest, dialed)

@@ -1,0 +1,229 @@
+// Package installed has the judge of package bypass look at an installation of
+// Postern that is running: its runs are launched by the guard, its counters are
+// those of the pinned maps. `postern verify` and the
+// tests use it alike.
+//
+// It takes root. Start reading at Open.
+package installed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/postern/postern/internal/bypass"
+	"github.com/postern/postern/internal/bypass/outside"
+	"github.com/postern/postern/internal/config"
+	"github.com/postern/postern/internal/guard"
+	"github.com/postern/postern/internal/identity"
+	"github.com/postern/postern/internal/redirect"
+)
+
+// Options of Open.
+type Options struct {
+	Config *config.Config
+	// Program calls bypass.Main first, and can be executed by User.
+	Program string
+	User    string   // whom runs are launched as
+	Env     []string // of the runs
+	Outside *outside.Outside
+}
+
+// Installation is one that runs. The caller closes it.
+type Installation struct {
+	options  Options
+	guard    guard.Client
+	kernel   *redirect.Kernel
+	status   redirect.Status
+	mount    string
+	dir      string
+	uid, gid uint32
+	daemon   int
+}
+
+// Open takes hold of an installation. What is not closed in the kernel is an
+// error: nothing would be learned from runs, which the guard refuses then.
+func Open(ctx context.Context, o Options) (*Installation, error) {
+	i := &Installation{options: o, guard: guard.Client{Socket: o.Config.Guard.Socket}}
+	if err := i.open(ctx); err != nil {
+		return nil, errors.Join(err, i.Close())
+	}
+	return i, nil
+}
+
+func (i *Installation) open(ctx context.Context) (err error) {
+	if i.mount, err = identity.CgroupMount(); err != nil {
+		return err
+	}
+	if i.status, err = i.guard.Status(ctx); err != nil {
+		return err
+	}
+	if len(i.status.Problems) > 0 {
+		return fmt.Errorf("the policy root is not closed: %s", i.status.Problems[0])
+	}
+	if i.daemon, err = daemonOf(i.options.Config.Control.Socket); err != nil {
+		return err
+	}
+	if i.uid, i.gid, err = ids(i.options.User); err != nil {
+		return err
+	}
+	if i.uid == 0 {
+		return errors.New("no agent runs as root: name another user")
+	}
+	// Pins is a layout's folder, in the one of all layouts.
+	bpffs := filepath.Dir(filepath.Dir(i.status.Pins))
+	if i.kernel, err = redirect.OpenPinned(redirect.Options{Cgroup: i.status.Cgroup, BPFFS: bpffs}); err != nil {
+		return err
+	}
+	// Where agents reach the judge's sockets, if anything lets them.
+	if i.dir, err = os.MkdirTemp("", "postern-verify-"); err != nil {
+		return err
+	}
+	return os.Chmod(i.dir, 0o755)
+}
+
+// Close lets go of it.
+func (i *Installation) Close() error {
+	var errs []error
+	if i.kernel != nil {
+		errs = append(errs, i.kernel.Close())
+	}
+	if i.dir != "" {
+		errs = append(errs, os.RemoveAll(i.dir))
+	}
+	return errors.Join(errs...)
+}
+
+// daemonOf is the process that listens at the control socket.
+func daemonOf(socket string) (int, error) {
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		return 0, fmt.Errorf("find the daemon (is posternd running?): %w", err)
+	}
+	defer conn.Close()
+	peer, err := identity.PeerOf(conn.(*net.UnixConn))
+	if err != nil {
+		return 0, err
+	}
+	defer peer.Close()
+	return peer.PID, nil
+}
+
+func ids(name string) (uid, gid uint32, err error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0, 0, err
+	}
+	a, err := strconv.ParseUint(u.Uid, 10, 32)
+	if err != nil {
+		return 0, 0, err
+	}
+	b, err := strconv.ParseUint(u.Gid, 10, 32)
+	return uint32(a), uint32(b), err
+}
+
+// Judge is one of an agent's runs in a tier. Each judges once.
+func (i *Installation) Judge(ctx context.Context, agent config.Agent, tier bypass.Tier, tell func(bypass.Verdict)) (*bypass.Judge, error) {
+	cgroup := filepath.Join(i.mount, agent.Cgroup)
+	id, err := identity.CgroupID(cgroup)
+	if err != nil {
+		return nil, fmt.Errorf("agent %s: %w", agent.Name, err)
+	}
+	dir, err := os.MkdirTemp(i.dir, "run-")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return nil, err
+	}
+	j := &bypass.Judge{
+		Tier: tier, UID: i.uid, GID: i.gid, Outside: i.options.Outside, Dir: dir, Tell: tell,
+		Given: bypass.Given{
+			CgroupMount: i.mount, Pins: i.status.Pins, Daemon: i.daemon,
+			Control: i.options.Config.Control.Socket, Guard: i.options.Config.Guard.Socket,
+		},
+		Gateways: func() (own, others []bypass.Ports, err error) { return i.gateways(id) },
+		Counts:   i.counts,
+		Launch: func(stdin, stdout, stderr *os.File) (func() error, error) {
+			return i.launch(ctx, agent.Name, [3]*os.File{stdin, stdout, stderr}), nil
+		},
+	}
+	for _, l := range i.status.Links {
+		j.Given.Links = append(j.Given.Links, l.LinkID)
+	}
+	for _, other := range i.options.Config.Agents {
+		if other.Name != agent.Name {
+			j.Given.OtherCgroups = append(j.Given.OtherCgroups, filepath.Join(i.mount, other.Cgroup))
+		}
+	}
+	return j, nil
+}
+
+// gateways are those of the agent whose cgroup it is, and those of others.
+func (i *Installation) gateways(cgroup uint64) (own, others []bypass.Ports, err error) {
+	policies, err := i.kernel.Policies()
+	if err != nil {
+		return nil, nil, err
+	}
+	found, err := i.kernel.Gateways()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, g := range found {
+		ports := bypass.Ports{TCP: g.TCP, DNSTCP: g.DNSTCP, DNSUDP: g.DNSUDP}
+		if g.PolicyID == policies[cgroup] {
+			own = append(own, ports)
+		} else {
+			others = append(others, ports)
+		}
+	}
+	return own, others, nil
+}
+
+func (i *Installation) counts() (map[string]uint64, error) {
+	stats, err := i.kernel.Stats()
+	if err != nil {
+		return nil, err
+	}
+	counts := map[string]uint64{}
+	for kind, n := range stats {
+		counts[kind.String()] = n
+	}
+	return counts, nil
+}
+
+// launch asks the guard for a run. Its end, and why there is none, is told by
+// what it returns.
+func (i *Installation) launch(ctx context.Context, agent string, stdio [3]*os.File) func() error {
+	ended := make(chan error, 1)
+	// The judge closes its own copies while the guard is still being asked.
+	var copies [3]*os.File
+	for n, f := range stdio {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return func() error { return err }
+		}
+		copies[n] = os.NewFile(uintptr(fd), f.Name())
+	}
+	go func() {
+		exit, err := i.guard.Run(ctx, guard.Run{
+			Agent: agent, Args: []string{i.options.Program, bypass.InsideArg}, Env: slices.Clone(i.options.Env), Dir: "/", User: i.options.User,
+		}, copies, nil, nil)
+		for _, f := range copies {
+			f.Close()
+		}
+		if err == nil && exit.Code != 0 {
+			err = fmt.Errorf("it ended with code %d", exit.Code)
+		}
+		ended <- err
+	}()
+	return func() error { return <-ended }
+}
