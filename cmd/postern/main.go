@@ -61,7 +61,7 @@ func root(out *os.File) *cobra.Command {
 	cmd.PersistentFlags().StringVar(&c.config, "config", config.DefaultFile, "the daemon's configuration")
 	cmd.AddCommand(
 		c.runCommand(),
-		c.statusCommand(), c.doctorCommand(),
+		c.statusCommand(), c.doctorCommand(), c.breakGlassCommand(),
 		c.approvalsCommand(), c.decideCommand("approve"), c.decideCommand("deny"),
 		c.sessionsCommand(), c.replayCommand(), c.auditCommand(),
 		c.checkCommand(), c.reloadCommand(), c.secretCommand(), c.placeholderCommand(),

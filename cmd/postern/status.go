@@ -133,12 +133,15 @@ func (c *cli) examine(ctx context.Context) []control.Check {
 		add("postern-guard answers", err, cfg.Guard.Socket, "start postern-guard: systemctl start postern-guard")
 		problems := status.Problems
 		if err != nil {
-			status = redirect.StatusOf(redirect.Options{Cgroup: filepath.Join(mount, cfg.Root)})
+			status.Status = redirect.StatusOf(redirect.Options{Cgroup: filepath.Join(mount, cfg.Root)})
 			problems = status.Problems
 		}
 		var open error
 		if len(problems) > 0 {
 			open = fmt.Errorf("%s", problems[0])
+		}
+		for who, until := range status.Glass {
+			add("the glass is whole", fmt.Errorf("broken for %s until %s: these agents go past the gateway", who, until.Format(time.DateTime)), "", "postern break-glass --end")
 		}
 		add("the policy root is closed", open, fmt.Sprintf("%d programs hold %s", len(status.Links), status.Cgroup), "run `postern-guard attach`")
 	}

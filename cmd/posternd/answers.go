@@ -23,7 +23,6 @@ import (
 	"github.com/postern/postern/internal/guard"
 	"github.com/postern/postern/internal/identity"
 	"github.com/postern/postern/internal/metrics"
-	"github.com/postern/postern/internal/redirect"
 	"github.com/postern/postern/internal/sql"
 	"github.com/postern/postern/internal/version"
 	pkgcontrol "github.com/postern/postern/pkg/control"
@@ -278,6 +277,7 @@ func (d *daemon) metricSources(statements *sql.Classifier) metrics.Sources {
 			return map[string]uint64{"cached": s.Hits, "parsed": s.Misses, "killed": s.Killed, "died": s.Died, "refused": s.Refused}
 		},
 		Attached: d.attached.hooks,
+		Glass:    d.attached.glass,
 	}
 }
 
@@ -287,7 +287,7 @@ type attached struct {
 
 	mu     sync.Mutex
 	at     time.Time
-	status redirect.Status
+	status guard.Status
 	err    error
 }
 
@@ -295,7 +295,7 @@ type attached struct {
 // how it is now.
 const attachedAge = 2 * time.Second
 
-func (a *attached) ask(age time.Duration) (redirect.Status, error) {
+func (a *attached) ask(age time.Duration) (guard.Status, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if time.Since(a.at) < age {
@@ -325,6 +325,14 @@ func (a *attached) hooks() map[string]bool {
 	return out
 }
 
+func (a *attached) glass() map[string]time.Time {
+	status, err := a.ask(attachedAge)
+	if err != nil {
+		return nil
+	}
+	return status.Glass
+}
+
 func (a *attached) checks() []pkgcontrol.Check {
 	status, err := a.ask(0)
 	if err != nil {
@@ -333,6 +341,12 @@ func (a *attached) checks() []pkgcontrol.Check {
 	out := []pkgcontrol.Check{}
 	for _, p := range status.Problems {
 		out = append(out, pkgcontrol.Check{Name: "kernel", Detail: p.String(), Help: "run `postern-guard attach`"})
+	}
+	for who, until := range status.Glass {
+		out = append(out, pkgcontrol.Check{
+			Name: "glass", Detail: "THE GLASS IS BROKEN for " + who + " until " + until.Format(time.DateTime) + ": these agents go past the gateway",
+			Help: "postern break-glass --end",
+		})
 	}
 	if len(out) == 0 {
 		out = append(out, pkgcontrol.Check{Name: "kernel", OK: true, Detail: fmt.Sprintf("%s is closed by %d programs", status.Cgroup, len(status.Links))})

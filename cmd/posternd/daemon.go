@@ -292,8 +292,14 @@ func (d *daemon) approvalChanged(a approval.Approval) {
 	d.log.Info("approval", "approval", a.ID, "state", string(a.State), "agent", a.Agent, "target", a.Target, "rule", a.Rule, "session", a.Session)
 }
 
-// denied logs what the kernel denied: who tried, and what.
+// denied logs what the kernel denied: who tried, and what. And who went past the
+// gateway while the glass was broken.
 func (d *daemon) denied(e redirect.Event) {
+	if e.Kind == redirect.Glass {
+		d.log.Warn("past the gateway: the glass is broken", "agent", d.doors.agentOf(e.PolicyCgroupID), "to", e.Remote,
+			"protocol", e.Protocol, "pid", e.TGID, "uid", e.UID, "comm", e.Comm)
+		return
+	}
 	d.log.Warn("denied by the kernel", "kind", e.Kind.String(), "agent", d.doors.agentOf(e.PolicyCgroupID), "to", e.Remote,
 		"protocol", e.Protocol, "pid", e.TGID, "uid", e.UID, "comm", e.Comm)
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -73,17 +74,30 @@ func (c Client) Maps(ctx context.Context) (map[string]*os.File, error) {
 	return byName, nil
 }
 
-// Status asks what is attached, and what is wrong with it.
-func (c Client) Status(ctx context.Context) (redirect.Status, error) {
+// Status is what the guard says of the policy root.
+type Status struct {
+	redirect.Status                      // what is attached, and what is wrong with it
+	Glass           map[string]time.Time // for whom the glass is broken, "*" for all, and until when
+}
+
+// Status asks for it.
+func (c Client) Status(ctx context.Context) (Status, error) {
 	r, files, err := c.ask(ctx, request{Op: opStatus})
 	closeAll(files)
 	if err != nil {
-		return redirect.Status{}, err
+		return Status{}, err
 	}
 	if r.Status == nil {
-		return redirect.Status{}, errors.New("the guard says nothing of what is attached")
+		return Status{}, errors.New("the guard says nothing of what is attached")
 	}
-	return *r.Status, nil
+	return Status{*r.Status, r.Glass}, nil
+}
+
+// BreakGlass lets agents past the gateway for a while, or no longer.
+func (c Client) BreakGlass(ctx context.Context, g Glass) error {
+	_, files, err := c.ask(ctx, request{Op: opGlass, Glass: &g})
+	closeAll(files)
+	return err
 }
 
 // Cgroup makes a cgroup of an agent, given relative to the cgroup2 root, and

@@ -162,7 +162,16 @@ func (s *Server) answer(ctx context.Context, conn *net.UnixConn, peer *identity.
 		return s.maps(conn)
 	case q.Op == opStatus:
 		status := redirect.StatusOf(s.Redirect)
-		return writeReply(conn, reply{Status: &status})
+		glass, err := s.glass()
+		if err != nil {
+			return err
+		}
+		return writeReply(conn, reply{Status: &status, Glass: glass})
+	case q.Op == opGlass && q.Glass != nil:
+		if err := s.breakGlass(peer, *q.Glass); err != nil {
+			return err
+		}
+		return writeReply(conn, reply{})
 	case q.Op == opCgroup:
 		id, err := s.cgroup(q.Cgroup)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,6 +25,7 @@ const (
 	opAttend = "attend" // the daemon's life line, on which it is told of listeners
 	opListen = "listen" // open an agent's listener
 	opKeep   = "keep"   // keep a listener that the daemon has
+	opGlass  = "glass"  // let agents past the gateway for a while; for root
 	opRun    = "run"    // launch an agent
 
 	// maxRequest is room for the arguments and environment that Linux lets a
@@ -43,7 +45,8 @@ type request struct {
 	PID   int    `json:"pid,omitempty"`
 	Netns uint64 `json:"netns,omitempty"` // as the kernel asked
 	// Of opKeep; the sockets travel with it.
-	Door *redirect.Door `json:"door,omitempty"`
+	Door  *redirect.Door `json:"door,omitempty"`
+	Glass *Glass         `json:"glass,omitempty"`
 }
 
 // Run is what is to be launched. Its standard input, output and error travel
@@ -63,11 +66,13 @@ type reply struct {
 	Maps     []string         `json:"maps,omitempty"` // names of the descriptors
 	Status   *redirect.Status `json:"status,omitempty"`
 	CgroupID uint64           `json:"cgroup_id,omitempty"`
-	Started  string           `json:"started,omitempty"` // the run's name
-	Exit     *Exit            `json:"exit,omitempty"`
-	Door     *redirect.Door   `json:"door,omitempty"`   // a listener; its sockets travel with it
-	Closed   *redirect.Door   `json:"closed,omitempty"` // a listener that is no longer
-	Again    bool             `json:"again,omitempty"`  // the policy root was made anew
+	// With Status: for whom the glass is broken, by agent, "*" for all.
+	Glass   map[string]time.Time `json:"glass,omitempty"`
+	Started string               `json:"started,omitempty"` // the run's name
+	Exit    *Exit                `json:"exit,omitempty"`
+	Door    *redirect.Door       `json:"door,omitempty"`   // a listener; its sockets travel with it
+	Closed  *redirect.Door       `json:"closed,omitempty"` // a listener that is no longer
+	Again   bool                 `json:"again,omitempty"`  // the policy root was made anew
 }
 
 // signal is what a client of a run sends while it runs.

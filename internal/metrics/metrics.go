@@ -41,6 +41,8 @@ type Sources struct {
 	Passed func() (map[string]uint64, error)
 	// Parsed counts what became of statements that had to be classified.
 	Parsed func() map[string]uint64
+	// Glass says for whom the glass is broken, and until when.
+	Glass func() map[string]time.Time
 	// Attached says per hook whether its program is attached to the policy root.
 	Attached func() map[string]bool
 }
@@ -101,11 +103,12 @@ var (
 	bypassDesc   = prometheus.NewDesc("postern_bypass_attempts_total", "What the kernel denied to agents, by kind.", []string{"kind"}, nil)
 	passedDesc   = prometheus.NewDesc("postern_ebpf_passed_total", "What the kernel programs counted besides denials, by kind: let through, lost, or of no account.", []string{"kind"}, nil)
 	parsedDesc   = prometheus.NewDesc("postern_sqlparse_statements_total", "Statements by how they were classified: from the cache, by a worker, or at the cost of one.", []string{"result"}, nil)
+	glassDesc    = prometheus.NewDesc("postern_break_glass_until_seconds", "Until when agents go past the gateway, in Unix time, while the glass is broken.", []string{"agent"}, nil)
 	attachedDesc = prometheus.NewDesc("postern_ebpf_attached", "1 when the hook's program is attached to the policy root.", []string{"hook"}, nil)
 )
 
 func (r *reader) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{pendingDesc, oldestDesc, spoolDesc, quotaDesc, bypassDesc, passedDesc, parsedDesc, attachedDesc} {
+	for _, d := range []*prometheus.Desc{pendingDesc, oldestDesc, spoolDesc, quotaDesc, bypassDesc, passedDesc, parsedDesc, attachedDesc, glassDesc} {
 		ch <- d
 	}
 }
@@ -126,6 +129,9 @@ func (r *reader) Collect(ch chan<- prometheus.Metric) {
 			v = 1
 		}
 		gauge(attachedDesc, v, hook)
+	}
+	for agent, until := range r.Glass() {
+		gauge(glassDesc, float64(until.Unix()), agent)
 	}
 	counters := func(d *prometheus.Desc, read func() (map[string]uint64, error)) {
 		counts, err := read()

@@ -199,7 +199,7 @@ func (c call) do() (got answer, err error) {
 			unix.SetsockoptTimeval(got.N, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait)
 		}
 	case "connect":
-		err = unix.Connect(c.FD, sockaddr(c.Addr))
+		err = connect(c.FD, sockaddr(c.Addr))
 	case "disconnect":
 		unspec := [16]byte{} // a sockaddr of family AF_UNSPEC
 		_, _, got.Errno = unix.Syscall(unix.SYS_CONNECT, uintptr(c.FD), uintptr(unsafe.Pointer(&unspec)), unsafe.Sizeof(unspec))
@@ -246,6 +246,28 @@ func (c call) do() (got answer, err error) {
 	}
 	got.Addr = addrText(from)
 	return got, err
+}
+
+// connect goes on waiting when a signal of Go's runtime interrupts it.
+func connect(fd int, to unix.Sockaddr) error {
+	err := unix.Connect(fd, to)
+	for err == unix.EINTR { //nolint:errorlint // as the system call says it
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		if n, interrupted := unix.Poll(poll, callTimeout*1000); interrupted != nil {
+			continue
+		} else if n == 0 {
+			return unix.EINPROGRESS
+		}
+		value, failed := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if failed != nil {
+			return failed
+		}
+		err = nil
+		if value != 0 {
+			err = unix.Errno(value)
+		}
+	}
+	return err
 }
 
 func sockaddr(text string) unix.Sockaddr {

@@ -3,11 +3,15 @@ package redirect
 import (
 	"net"
 	"net/netip"
+	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/postern/postern/bpf"
 )
 
 func itoa(port uint16) string { return strconv.Itoa(int(port)) }
@@ -214,4 +218,38 @@ func TestBrokenGlassEnds(t *testing.T) {
 		t.Errorf("broken: %v, %v", broken, err)
 	}
 	w.quiet()
+}
+
+// Over the rate of connections a policy is denied, and others are not.
+func TestFloodIsDenied(t *testing.T) {
+	w := newWorld(t)
+	cgroup, id := w.cgroup("agent", lowPolicy)
+	other, _ := w.cgroup("other", highPolicy)
+	w.listen(lowPolicy)
+	w.listen(highPolicy)
+	a, b := w.agent(cgroup), w.agent(other)
+	paces, err := ebpf.LoadPinnedMap(filepath.Join(w.options.maps(), bpf.PosternMapPaces), nil)
+	w.must(err)
+	defer paces.Close()
+	// As if it had made the connections of this second and the next ones.
+	var now unix.Timespec
+	w.must(unix.ClockGettime(unix.CLOCK_MONOTONIC, &now))
+	denied := unix.Errno(0)
+	for second := uint64(now.Sec); denied == 0 && second < uint64(now.Sec)+10; second++ {
+		w.must(paces.Put(id, bpf.PosternLimit{Second: second, Sent: 20_000}))
+		denied = a.connect(a.socket(unix.AF_INET, unix.SOCK_STREAM), there4)
+	}
+	if denied != unix.EPERM {
+		t.Errorf("connect over the rate: %v, want EPERM", denied)
+	}
+	if e := w.event(func(e Event) bool { return e.Kind == Flood }); e.PolicyCgroupID != id {
+		t.Errorf("event %+v", e)
+	}
+	if errno := b.connect(b.socket(unix.AF_INET, unix.SOCK_STREAM), there4); errno != 0 {
+		t.Errorf("another agent's connect: %v", errno)
+	}
+	w.must(paces.Put(id, bpf.PosternLimit{Second: 1, Sent: 20_000}))
+	if errno := a.connect(a.socket(unix.AF_INET, unix.SOCK_STREAM), there4); errno != 0 {
+		t.Errorf("connect in another second: %v", errno)
+	}
 }

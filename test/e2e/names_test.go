@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -157,5 +158,45 @@ func TestResolvConfIsFollowed(t *testing.T) {
 		if asked != name {
 			t.Errorf("the search list was hung onto it: %s", asked)
 		}
+	}
+}
+
+// TestNamesOutliveTheDaemon: a runtime that keeps what it resolved reaches the
+// database after a crash of the daemon, without asking again; and the address
+// of a name is the same.
+func TestNamesOutliveTheDaemon(t *testing.T) {
+	w := theWorld
+	const name = "shard9.wild.internal"
+	w.names.Set(name, outside.Near4)
+	before, err := w.addresses("planner", name)
+	if err != nil {
+		t.Fatal(before, err)
+	}
+	kept := filepath.Join(w.postern.State, "names", "planner.json")
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if b, _ := os.ReadFile(kept); strings.Contains(string(b), name) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("what the agent was told is not kept")
+		}
+	}
+	w.postern.StopDaemon(syscall.SIGKILL) //nolint:errcheck // it says that it was killed
+	if err := w.postern.StartDaemon(); err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range []string{"198.19.", "fd50:"} {
+		i := strings.Index(before, address)
+		if i < 0 {
+			t.Fatal(before)
+		}
+		cmd := w.agent("planner", "orders", "psql", "-X", "-A", "-t", "-c", "SELECT name FROM customers WHERE id = 1")
+		cmd.Env = append(cmd.Env, "PGHOST="+name, "PGHOSTADDR="+strings.Fields(before[i:])[0], fmt.Sprint("PGPORT=", w.pg.Port))
+		if out, err := cmd.CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != "Ada" {
+			t.Errorf("%v: %s\n%s", err, out, w.daemonLog())
+		}
+	}
+	if after, err := w.addresses("planner", name); err != nil || after != before {
+		t.Errorf("%s, then %s, %v", before, after, err)
 	}
 }

@@ -42,7 +42,7 @@ type Installation struct {
 	options  Options
 	guard    guard.Client
 	kernel   *redirect.Kernel
-	status   redirect.Status
+	status   guard.Status
 	mount    string
 	dir      string
 	uid, gid uint32
