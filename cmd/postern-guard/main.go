@@ -58,6 +58,10 @@ func main() {
 		guard.Launch()
 		return
 	}
+	if len(os.Args) == 2 && os.Args[1] == guard.InsideArg {
+		guard.LaunchInside()
+		return
+	}
 	if len(os.Args) == 2 && os.Args[1] == guard.AnchorArg {
 		guard.HoldFast()
 	}

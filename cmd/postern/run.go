@@ -2,12 +2,16 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"os/user"
+	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/postern/postern/internal/guard"
 )
@@ -15,39 +19,69 @@ import (
 func (c *cli) runCommand() *cobra.Command {
 	var run guard.Run
 	cmd := &cobra.Command{
-		Use:   "run --agent NAME [--user USER] -- COMMAND [ARGUMENT…]",
+		Use:   "run --agent NAME [--tier TIER] [--user USER] -- COMMAND [ARGUMENT…]",
 		Short: "Launch an agent inside its policy cgroup",
-		Long: "The command is started inside the agent's policy cgroup, without privileges, and in a mount namespace in\n" +
-			"which the host's certificate authority is trusted. It reaches nothing but through the gateway. It ends\n" +
-			"when postern run does, and its exit status is passed on.",
-		Example: "  postern run --agent planner -- psql 'host=orders-db.internal user=app sslmode=verify-full'",
-		Args:    cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			var err error
-			if run.Dir, err = os.Getwd(); err != nil {
-				return err
-			}
-			run.Args, run.Env = args, os.Environ()
-			if run.User == "" && os.Geteuid() == 0 {
-				run.User = sudoer()
-			}
-			signals := make(chan os.Signal, 16)
-			signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
-			// What an interrupt means is the command's to decide.
-			exit, err := c.guard().Run(context.WithoutCancel(cmd.Context()), run, [3]*os.File{os.Stdin, os.Stdout, os.Stderr}, signals, nil)
-			if err != nil {
-				return err
-			}
-			if exit.Code != 0 {
-				return exitCode(exit.Code)
-			}
-			return nil
-		},
+		Long: "The command is started inside the agent's policy cgroup, without privileges, and reaches nothing but through\n" +
+			"the gateway. It ends when postern run does, and its exit status is passed on.\n\n" +
+			"  redirected  the host's files, processes and loopback, under the kernel programs\n" +
+			"  workspace   as yourself, with the current directory, an empty home and loopback of its own (on a terminal)\n" +
+			"  strict      as a user of the agent's own, with what the configuration mounts (otherwise, if it has one)",
+		Example: "  postern run --agent planner -- psql 'host=orders-db.internal user=app sslmode=verify-full'\n" +
+			"  postern run --agent coder --tier workspace --publish 3000 -- npm run dev",
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd.Context(), run, args) },
 	}
-	cmd.Flags().StringVar(&run.Agent, "agent", "", "the agent, as the configuration names it")
-	cmd.Flags().StringVar(&run.User, "user", "", "who it runs as; only root may say (with sudo: who called sudo)")
+	f := cmd.Flags()
+	f.StringVar(&run.Agent, "agent", "", "the agent, as the configuration names it")
+	f.StringVar(&run.User, "user", "", "who it runs as; only root may say (with sudo: who called sudo)")
+	f.StringVar(&run.Tier, "tier", "", "redirected, workspace or strict; not less than agents.tier")
+	f.StringArrayVar(&run.Binds, "bind", nil, "PATH or PATH:ro, what it sees besides (workspace)")
+	f.IntSliceVar(&run.Publish, "publish", nil, "a port of its loopback that the host reaches, of agents.publish")
+	f.BoolVar(&run.AllowHooks, "allow-hooks", false, "leave .git/hooks, .envrc and the like writable (workspace)")
 	cmd.MarkFlagRequired("agent") //nolint:errcheck // the flag exists
 	return cmd
+}
+
+func (c *cli) run(ctx context.Context, run guard.Run, args []string) error {
+	var err error
+	if run.Dir, err = os.Getwd(); err != nil {
+		return err
+	}
+	for i, bind := range run.Binds {
+		path, mode, _ := strings.Cut(bind, ":")
+		if path, err = filepath.Abs(path); err != nil {
+			return err
+		}
+		run.Binds[i] = strings.TrimSuffix(path+":"+mode, ":")
+	}
+	run.Args, run.Env = args, os.Environ()
+	if run.User == "" && os.Geteuid() == 0 && run.Tier != "strict" {
+		run.User = sudoer()
+	}
+	run.Terminal = term.IsTerminal(0) && term.IsTerminal(1)
+	stdio := [3]*os.File{os.Stdin, os.Stdout, os.Stderr}
+	if run.Terminal {
+		t, err := openTerminal(os.Stdin, os.Stdout)
+		if err != nil {
+			return fmt.Errorf("a terminal for the run: %w", err)
+		}
+		defer t.close()
+		stdio[0], stdio[1] = t.inner, t.inner
+		if term.IsTerminal(2) {
+			stdio[2] = t.inner
+		}
+	}
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
+	// What an interrupt means is the command's to decide.
+	exit, err := c.guard().Run(context.WithoutCancel(ctx), run, stdio, signals, nil)
+	if err != nil {
+		return err
+	}
+	if exit.Code != 0 {
+		return exitCode(exit.Code)
+	}
+	return nil
 }
 
 // sudoer is who called sudo.

@@ -122,7 +122,7 @@ func (d *daemon) status() pkgcontrol.Status {
 	for i := range cfg.Agents {
 		a := &cfg.Agents[i]
 		shown := pkgcontrol.Agent{
-			Name: a.Name, Cgroup: a.Cgroup, Policy: a.Policy, Mode: "enforce", Tier: "redirected", Sessions: perAgent[a.Name],
+			Name: a.Name, Cgroup: a.Cgroup, Policy: a.Policy, Mode: "enforce", Tier: a.Tier, Sessions: perAgent[a.Name],
 		}
 		if a.Observing(now) {
 			shown.Mode, shown.Until = "observe", a.Until

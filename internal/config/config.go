@@ -79,11 +79,21 @@ type Agent struct {
 	Mode     string    `yaml:"mode"`            // "enforce" or "observe"
 	Until    time.Time `yaml:"until,omitempty"` // the end of mode observe
 	RunBy    RunBy     `yaml:"run_by,omitempty"`
+	Tier     string    `yaml:"tier"`               // the least of its runs: "redirected", "workspace", "strict"
+	User     string    `yaml:"user,omitempty"`     // who runs of the tier strict run as
+	Mounts   []Mount   `yaml:"mounts,omitempty"`   // what runs in a sandbox see besides the system
+	Publish  []int     `yaml:"publish,omitempty"`  // ports of runs that the host may reach
 	Loopback []int     `yaml:"loopback,omitempty"` // ports on loopback that it may dial past the gateway
 }
 
 // Observing says whether the agent's verdicts are only shown, not enforced.
 func (a *Agent) Observing(now time.Time) bool { return a.Mode == "observe" && now.Before(a.Until) }
+
+// Mount is a directory or file of the host that runs in a sandbox see.
+type Mount struct {
+	Path string `yaml:"path"`
+	Mode string `yaml:"mode"` // "ro" or "rw"
+}
 
 // RunBy says who may start runs of an agent.
 type RunBy struct {

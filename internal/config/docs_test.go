@@ -15,7 +15,7 @@ import (
 
 // withDefaults is a file that leaves out whatever has a default.
 const withDefaults = `
-agents: [{name: a, cgroup: agents.slice/a, policy: p}]
+agents: [{name: a, cgroup: agents.slice/a, policy: p, mounts: [{path: /srv}]}]
 targets: [{name: t, protocol: postgres, hosts: [db.example:5432], anonymous: allow}]
 policies: [{name: p, rules: [{name: r, target: t, verbs: [select], ask: {approvers: [dba]}}]}]
 `

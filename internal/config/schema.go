@@ -48,7 +48,7 @@ func (d *decoder) config(n *yaml.Node) *Config {
 }
 
 func (d *decoder) agent(n *yaml.Node) Agent {
-	a := Agent{Pos: d.pos(n), Mode: "enforce"}
+	a := Agent{Pos: d.pos(n), Mode: "enforce", Tier: "redirected"}
 	var until string
 	var untilNode *yaml.Node
 	d.mapping(n, "an agent", map[string]reader{
@@ -66,17 +66,35 @@ func (d *decoder) agent(n *yaml.Node) Agent {
 				"groups": d.strs(&a.RunBy.Groups, "groups", isPerson),
 			})
 		},
-		"loopback": func(n *yaml.Node) {
-			d.list(n, "loopback", func(e *yaml.Node) {
-				var port int
-				if d.number(&port, "a port", 1, 65535)(e); port != 0 {
-					a.Loopback = append(a.Loopback, port)
-				}
+		"loopback": d.ports(&a.Loopback, "loopback"),
+		"tier":     d.word(&a.Tier, "tier", "redirected", "workspace", "strict"),
+		"user":     d.str(&a.User, "user", isPerson),
+		"publish":  d.ports(&a.Publish, "publish"),
+		"mounts": func(n *yaml.Node) {
+			d.list(n, "mounts", func(e *yaml.Node) {
+				m := Mount{Mode: "ro"}
+				d.mapping(e, "a mount", map[string]reader{
+					"path": d.str(&m.Path, "path", isPath),
+					"mode": d.word(&m.Mode, "mode", "ro", "rw"),
+				}, "path")
+				a.Mounts = append(a.Mounts, m)
 			})
 		},
 	}, "name", "cgroup", "policy")
 	d.observe(&a, untilNode, until)
 	return a
+}
+
+// ports reads a list of ports.
+func (d *decoder) ports(to *[]int, what string) reader {
+	return func(n *yaml.Node) {
+		d.list(n, what, func(e *yaml.Node) {
+			var port int
+			if d.number(&port, "a port", 1, 65535)(e); port != 0 {
+				*to = append(*to, port)
+			}
+		})
+	}
 }
 
 // observe checks mode observe and its end, which is what makes it an exception

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -12,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/postern/postern/internal/sandbox"
 )
 
 // LaunchArg makes postern-guard the launcher of a run.
@@ -30,12 +33,15 @@ type launchPlan struct {
 	Dir   string
 	As    who
 	Files []file
+	Box   *box // nil: the tier redirected
 }
 
 // Launch runs in the new process, inside the run's cgroup and mount namespace
 // and still root. It arranges the file system, gives up every privilege and
 // becomes the command; it returns only to say why it could not.
-func Launch() {
+func Launch() { launchWith(launch) }
+
+func launchWith(launch func() error) {
 	runtime.LockOSThread() // privileges are the thread's that executes
 	fail := os.NewFile(failFD, "failure")
 	unix.CloseOnExec(failFD)
@@ -43,23 +49,66 @@ func Launch() {
 	os.Exit(exitNotRun)
 }
 
+// ready is what a launcher writes before it waits for the guard to go on.
+const ready = 0
+
 // launch executes the command, or says why not.
 func launch() error {
-	var plan launchPlan
 	in := os.NewFile(planFD, "plan")
-	if err := json.NewDecoder(in).Decode(&plan); err != nil {
-		return fmt.Errorf("read the plan: %w", err)
+	plan, err := readPlan(in)
+	if err != nil {
+		return err
 	}
-	in.Close()
+	if plan.Box != nil {
+		if err := sandbox.Loopback(); err != nil {
+			return err
+		}
+		if err := plan.await(in); err != nil {
+			return err
+		}
+	}
 	if err := plan.mount(); err != nil {
 		return err
 	}
+	if plan.Box != nil {
+		return plan.pack()
+	}
+	in.Close()
 	if err := plan.As.become(); err != nil {
 		return err
 	}
 	if err := os.Chdir(plan.Dir); err != nil {
 		return err
 	}
+	return plan.execute()
+}
+
+// readPlan reads a line.
+func readPlan(in io.Reader) (*launchPlan, error) {
+	var plan launchPlan
+	if err := json.NewDecoder(in).Decode(&plan); err != nil {
+		return nil, fmt.Errorf("read the plan: %w", err)
+	}
+	return &plan, nil
+}
+
+// await waits until the guard has opened the gateway's listener in this network
+// namespace.
+func (p *launchPlan) await(in io.Reader) error {
+	if _, err := unix.Write(failFD, []byte{ready}); err != nil {
+		return fmt.Errorf("tell the guard: %w", err)
+	}
+	for goOn := make([]byte, 1); goOn[0] != ready+1; {
+		if _, err := io.ReadFull(in, goOn); err != nil {
+			return errors.New("the guard did not go on")
+		}
+	}
+	return nil
+}
+
+// execute becomes the command.
+func (p *launchPlan) execute() error {
+	plan := p
 	path, err := find(plan.Args[0], plan.Env)
 	if err != nil {
 		return err

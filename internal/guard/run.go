@@ -46,7 +46,15 @@ func (s *Server) run(ctx context.Context, conn *net.UnixConn, peer *identity.Pee
 	if !mayRun(peer, agent, userID, groupID) {
 		return fmt.Errorf("uid %d may not run agent %q: its run_by names who may", peer.UID, agent.Name)
 	}
-	as, err := runAs(peer, r.User)
+	tier, err := tierOf(agent, r)
+	if err != nil {
+		return err
+	}
+	as, err := asOf(peer, agent, r, tier)
+	if err != nil {
+		return err
+	}
+	box, err := boxOf(agent, r, as, tier)
 	if err != nil {
 		return err
 	}
@@ -74,12 +82,20 @@ func (s *Server) run(ctx context.Context, conn *net.UnixConn, peer *identity.Pee
 			s.Log.Error("end a run", "run", name, "error", err)
 		}
 	}()
-	plan := launchPlan{Args: r.Args, Env: environment(r.Env, as), Dir: r.Dir, As: as, Files: files}
-	cmd, err := start(dir, plan, stdio)
+	plan := launchPlan{Args: r.Args, Env: environment(r.Env, as), Dir: r.Dir, As: as, Files: files, Box: box}
+	enter := func(pid int) error { return s.doors.open(where{agent: agent.Name, cgroup: agent.Cgroup, pid: pid}) }
+	cmd, err := start(dir, plan, stdio, enter)
 	if err != nil {
 		return err
 	}
-	s.Log.Info("run started", "run", name, "agent", agent.Name, "uid", as.UID, "by", peer.UID, "pid", cmd.Process.Pid)
+	unpublish, err := s.publish(ctx, agent, r, cmd.Process.Pid)
+	if err != nil {
+		cmd.Process.Kill()
+		cmd.Wait() //nolint:errcheck // it is known why
+		return err
+	}
+	defer unpublish()
+	s.Log.Info("run started", "run", name, "agent", agent.Name, "tier", string(tier), "uid", as.UID, "by", peer.UID, "pid", cmd.Process.Pid)
 	if err := writeReply(conn, reply{Started: name}); err != nil {
 		cmd.Process.Kill()
 	}
@@ -127,8 +143,9 @@ func exitOf(err error) Exit {
 const exitNotRun = 126
 
 // start runs the launcher, which becomes the command: inside the cgroup and a
-// mount namespace of its own before it executes anything.
-func start(dir string, plan launchPlan, stdio []*os.File) (*exec.Cmd, error) {
+// mount namespace of its own before it executes anything. Where it has a network
+// namespace of its own too, enter opens the way to the gateway there.
+func start(dir string, plan launchPlan, stdio []*os.File, enter func(pid int) error) (*exec.Cmd, error) {
 	cgroup, err := os.Open(dir)
 	if err != nil {
 		return nil, err
@@ -152,6 +169,9 @@ func start(dir string, plan launchPlan, stdio []*os.File) (*exec.Cmd, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setsid: true, Cloneflags: unix.CLONE_NEWNS, UseCgroupFD: true, CgroupFD: int(cgroup.Fd()),
 	}
+	if plan.Box != nil {
+		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWNET
+	}
 	err = cmd.Start()
 	failWrite.Close()
 	if err != nil {
@@ -159,6 +179,9 @@ func start(dir string, plan launchPlan, stdio []*os.File) (*exec.Cmd, error) {
 		return nil, fmt.Errorf("launch: %w", err)
 	}
 	err = json.NewEncoder(planWrite).Encode(plan)
+	if err == nil && plan.Box != nil {
+		err = goOn(planWrite, failRead, func() error { return enter(cmd.Process.Pid) })
+	}
 	planWrite.Close()
 	// The pipe closes when the command is executed; what comes before is why not.
 	why, _ := io.ReadAll(io.LimitReader(failRead, 4096))
@@ -171,6 +194,24 @@ func start(dir string, plan launchPlan, stdio []*os.File) (*exec.Cmd, error) {
 		return nil, err
 	}
 	return cmd, nil
+}
+
+// goOn waits until the launcher is ready, and lets it go on. When it is not, it
+// says why on the same pipe.
+func goOn(plan io.Writer, said io.Reader, enter func() error) error {
+	first := make([]byte, 1)
+	if _, err := io.ReadFull(said, first); err != nil {
+		return fmt.Errorf("the launcher ended: %w", err)
+	}
+	if first[0] != ready {
+		rest, _ := io.ReadAll(io.LimitReader(said, 4096))
+		return errors.New(string(first) + string(rest))
+	}
+	if err := enter(); err != nil {
+		return err
+	}
+	_, err := plan.Write([]byte{ready + 1})
+	return err
 }
 
 // checkStdio refuses network sockets: one that was made outside of the cgroup
@@ -198,11 +239,24 @@ func runAs(peer *identity.Peer, name string) (who, error) {
 		if peer.UID == 0 {
 			return who{}, errors.New("an agent does not run as root: name a user with --user")
 		}
-		return who{UID: peer.UID, GID: peer.GID, Groups: peer.Groups}, nil
+		return userWith(peer)
 	}
 	if peer.UID != 0 {
 		return who{}, errors.New("only root may name the user of a run")
 	}
+	return userNamed(name)
+}
+
+// userWith is the caller. Its home is what the host says, not its environment.
+func userWith(peer *identity.Peer) (who, error) {
+	w := who{UID: peer.UID, GID: peer.GID, Groups: peer.Groups}
+	if u, err := user.LookupId(strconv.FormatUint(uint64(peer.UID), 10)); err == nil {
+		w.Home = u.HomeDir
+	}
+	return w, nil
+}
+
+func userNamed(name string) (who, error) {
 	u, err := user.Lookup(name)
 	if err != nil {
 		return who{}, err

@@ -59,6 +59,12 @@ type Run struct {
 	// User is who it runs as; only root may name one, everybody else is
 	// themselves.
 	User string `json:"user,omitempty"`
+	// Tier is redirected, workspace or strict; empty: by Terminal and the agent.
+	Tier       string   `json:"tier,omitempty"`
+	Terminal   bool     `json:"terminal,omitempty"` // a person is at a terminal
+	Binds      []string `json:"binds,omitempty"`    // PATH or PATH:ro, in the tier workspace
+	Publish    []int    `json:"publish,omitempty"`  // ports of the run that the host reaches
+	AllowHooks bool     `json:"allow_hooks,omitempty"`
 }
 
 type reply struct {

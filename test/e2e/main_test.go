@@ -96,6 +96,14 @@ GRANT ALL ON ALL TABLES IN SCHEMA public TO cert_user, clear_user, md5_user;
 const configuration = `
 agents:
   - {name: planner, cgroup: %[1]s/planner, policy: planner}
+  - name: coder
+    cgroup: %[1]s/coder
+    policy: planner
+    tier: workspace
+    run_by: {users: [` + personName + `]}
+    user: ` + strictName + `
+    publish: [3000]
+    mounts: [{path: ` + mounted + `}]
   - {name: reader, cgroup: %[1]s/reader, policy: reader}
 targets:
   - name: orders

@@ -272,9 +272,15 @@ func (p *Postern) CLI(args ...string) *exec.Cmd {
 	return exec.Command(filepath.Join(p.Build, "postern"), append([]string{"--config", p.ConfigFile}, args...)...)
 }
 
-// Run is `postern run` of an agent, as AgentUser.
+// Run is `postern run` of an agent, as AgentUser, in the tier redirected.
 func (p *Postern) Run(agent string, args ...string) *exec.Cmd {
-	cmd := p.CLI(append([]string{"run", "--agent", agent, "--user", AgentUser, "--"}, args...)...)
+	return p.RunIn("redirected", agent, nil, args...)
+}
+
+// RunIn is the same in another tier, with more options.
+func (p *Postern) RunIn(tier, agent string, options []string, args ...string) *exec.Cmd {
+	options = append([]string{"run", "--agent", agent, "--user", AgentUser, "--tier", tier}, options...)
+	cmd := p.CLI(append(append(options, "--"), args...)...)
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "LC_ALL=C.UTF-8"}
 	return cmd
