@@ -99,13 +99,13 @@ func (s *Server) run(ctx context.Context, conn *net.UnixConn, peer *identity.Pee
 	if err := writeReply(conn, reply{Started: name}); err != nil {
 		cmd.Process.Kill()
 	}
-	exit := s.attend(ctx, conn, cmd, dir)
+	exit := s.attend(ctx, conn, cmd, dir, box != nil)
 	s.Log.Info("run ended", "run", name, "agent", agent.Name, "code", exit.Code)
 	return writeReply(conn, reply{Exit: &exit})
 }
 
 // attend passes signals on and waits for the end.
-func (s *Server) attend(ctx context.Context, conn *net.UnixConn, cmd *exec.Cmd, dir string) Exit {
+func (s *Server) attend(ctx context.Context, conn *net.UnixConn, cmd *exec.Cmd, dir string, boxed bool) Exit {
 	stop := context.AfterFunc(ctx, func() { killEach(dir) })
 	defer stop()
 	go func() { // ends with the connection, which ends with the run
@@ -117,12 +117,40 @@ func (s *Server) attend(ctx context.Context, conn *net.UnixConn, cmd *exec.Cmd, 
 				killEach(dir)
 				return
 			}
-			if sig.Number > 0 {
+			switch {
+			case sig.Number <= 0:
+			case boxed:
+				signalInside(cmd.Process.Pid, syscall.Signal(sig.Number))
+			default:
 				cmd.Process.Signal(syscall.Signal(sig.Number)) //nolint:errcheck // it has ended
 			}
 		}
 	}()
 	return exitOf(cmd.Wait())
+}
+
+// signalInside signals the command in a sandbox, which is the child of the child
+// of bubblewrap: the one between reaps what is left behind, and neither passes
+// signals on.
+func signalInside(bubblewrap int, sig syscall.Signal) {
+	for _, reaper := range childrenOf(bubblewrap) {
+		for _, command := range childrenOf(reaper) {
+			unix.Kill(command, sig) //nolint:errcheck // it has ended
+		}
+	}
+}
+
+func childrenOf(pid int) (children []int) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pid))
+	if err != nil {
+		return nil
+	}
+	for field := range strings.FieldsSeq(string(text)) {
+		if n, err := strconv.Atoi(field); err == nil {
+			children = append(children, n)
+		}
+	}
+	return children
 }
 
 func exitOf(err error) Exit {

@@ -105,7 +105,7 @@ func TestRunPassesExitAndSignals(t *testing.T) {
 	if e, ok := err.(*exec.ExitError); !ok || e.ExitCode() != 7 {
 		t.Errorf("exit 7 became %v", err)
 	}
-	s := startAgent(t, w.agent("planner", "orders", "sh", "-c", "trap 'echo got it; exit 3' TERM; echo ready; while :; do read line; done"))
+	s := startAgent(t, w.agent("planner", "orders", "sh", "-c", "trap 'echo got it; exit 3' TERM; echo ready; while :; do sleep 0.1; done"))
 	s.expect("ready")
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)

@@ -231,6 +231,17 @@ func TestStrict(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	mustContain(t, string(out), strconv.Itoa(strictUID)+"\n", "home\n", "some data", "read-only\n", "no-project\n", "reached")
+	s := startAgent(t, p.run([]string{"--tier", "strict"}, "sh", "-c", "trap 'echo got it; exit 3' TERM; echo ready; while :; do sleep 0.1; done"))
+	s.expect("ready")
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	s.expect("got it")
+	s.cmd.Wait() //nolint:errcheck // its status is looked at
+	if code := s.cmd.ProcessState.ExitCode(); code != 3 {
+		t.Errorf("exit 3 became %d", code)
+	}
+	s.cmd = nil
 	for want, options := range map[string][]string{
 		"at least":                    {"--tier", "redirected"},
 		"is no tier":                  {"--tier", "loose"},
