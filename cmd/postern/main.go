@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/postern/postern/internal/bypass"
 	"github.com/postern/postern/internal/config"
 	"github.com/postern/postern/internal/guard"
 	"github.com/postern/postern/internal/version"
@@ -22,6 +23,7 @@ import (
 )
 
 func main() {
+	bypass.Main() // inside of a run that `postern verify` launched
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	err := root(os.Stdout).ExecuteContext(ctx)
 	stop()
@@ -61,7 +63,7 @@ func root(out *os.File) *cobra.Command {
 	cmd.PersistentFlags().StringVar(&c.config, "config", config.DefaultFile, "the daemon's configuration")
 	cmd.AddCommand(
 		c.runCommand(),
-		c.statusCommand(), c.doctorCommand(), c.breakGlassCommand(),
+		c.statusCommand(), c.doctorCommand(), c.verifyCommand(), c.breakGlassCommand(),
 		c.approvalsCommand(), c.decideCommand("approve"), c.decideCommand("deny"),
 		c.sessionsCommand(), c.replayCommand(), c.auditCommand(),
 		c.checkCommand(), c.reloadCommand(), c.secretCommand(), c.placeholderCommand(),

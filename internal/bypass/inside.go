@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -136,7 +137,13 @@ func inside() int {
 	}
 }
 
+// controlAttempt and a name are what is no attempt, but must work.
+const controlAttempt = "control:"
+
 func find(name string) (Attempt, bool) {
+	if known, ok := strings.CutPrefix(name, controlAttempt); ok {
+		return Attempt{Name: name, do: func(t *try) error { return t.resolves(known) }}, true
+	}
 	for _, a := range All() {
 		if a.Name == name {
 			return a, true

@@ -26,6 +26,9 @@ type Judge struct {
 	Outside  *outside.Outside
 	Dir      string // its own, which agents can reach
 	Given    Given  // without what is the judge's own
+	// Name is one that the agent's resolver has to know: who gets nothing at all
+	// proves nothing. Empty: there is none.
+	Name string
 	// Gateways are the ports of the agent's gateways and of others'; they may
 	// change while it runs.
 	Gateways func() (own, others []Ports, err error)
@@ -66,7 +69,7 @@ type Verdict struct {
 	Tier    string   `json:"tier"`
 	Result  Result   `json:"result"`
 	By      []Hook   `json:"by,omitempty"`     // what stopped it
-	Open    string   `json:"open,omitempty"`   // what to do about what is open
+	Help    string   `json:"help,omitempty"`   // what to do about what is open
 	Frames  []string `json:"frames,omitempty"` // that arrived outside
 	Report
 	// Unexplained: it was stopped, but not by what should.
@@ -88,6 +91,9 @@ func (j *Judge) Run(ctx context.Context, attempts []Attempt) (verdicts []Verdict
 	}
 	// Who waits for a run that does not answer is told by its end.
 	defer context.AfterFunc(ctx, func() { j.fromRun.SetReadDeadline(time.Now()) })()
+	if err := j.control(); err != nil {
+		return nil, err
+	}
 	for _, a := range attempts {
 		for _, f := range a.Families {
 			v, err := j.try(a, f)
@@ -177,6 +183,25 @@ func (j *Judge) answers() error {
 	return err
 }
 
+// control makes sure that the run works, and that what the agent may have it
+// gets.
+func (j *Judge) control() error {
+	if j.Name == "" {
+		return nil
+	}
+	g := j.Given
+	g.Far4, g.Far6 = outside.Far4, outside.Far6
+	r, err := j.ask(order{controlAttempt + j.Name, V4, g})
+	if err != nil {
+		return err
+	}
+	if !r.Open {
+		return fmt.Errorf("the agent is not told the address of %s, its own target, so that nothing would be proved: %s", j.Name, r.Detail)
+	}
+	_, err = j.arrived()
+	return err
+}
+
 func (j *Judge) launch() error {
 	stdin, toRun, err := os.Pipe()
 	if err != nil {
@@ -216,6 +241,11 @@ func (j *Judge) end() error {
 	}
 	if j.terminal != nil {
 		j.terminal.close()
+	}
+	for _, s := range []*outside.Server{j.far, j.host} {
+		if s != nil {
+			s.Close()
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -304,7 +334,7 @@ func (j *Judge) decide(v *Verdict, a Attempt, counted []Hook) {
 	case v.Broken:
 		v.Result = Failed
 	case got && must.Open != "":
-		v.Result, v.Open = Open, must.Open
+		v.Result, v.Help = Open, must.Open
 	case got:
 		v.Result = Failed
 	case v.Absent || missing:

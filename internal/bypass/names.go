@@ -97,32 +97,56 @@ func query(name string, kind uint16) []byte {
 	return append(q, 0, byte(kind>>8), byte(kind), 0, 1)
 }
 
+// resolves asks for a name that the gateway's resolver knows.
+func (t *try) resolves(name string) error {
+	answer, err := t.lookup(name, typeA)
+	if err != nil {
+		return err
+	}
+	if t.banner(answer) {
+		return nil // it is for the list to say that this is a way out
+	}
+	if code, count := answer[3]&15, binary.BigEndian.Uint16(answer[6:]); code != 0 || count == 0 {
+		return fmt.Errorf("%d answers, code %d", count, code)
+	}
+	return nil
+}
+
+// lookup asks a resolver outside, and returns whose answer ever that comes.
+func (t *try) lookup(name string, kind uint16) ([]byte, error) {
+	to := at(t.far(), portDNS)
+	fd, err := open(domainOf(to.Addr()), unix.SOCK_DGRAM, 0, udpPatience)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	if err := unix.Sendto(fd, query(name, kind), 0, raw(to)); err != nil {
+		return nil, named("sendto", err)
+	}
+	buf := make([]byte, 512)
+	n, _, err := unix.Recvfrom(fd, buf, 0)
+	if err != nil {
+		return nil, named("receive", err)
+	}
+	if n < 12 && !t.banner(buf[:n]) {
+		return nil, errors.New("an answer that is none")
+	}
+	return buf[:n], nil
+}
+
 // asking is open when a resolver outside answers, and stopped when the
 // gateway's own does.
 func asking(name string, kind uint16) func(*try) error {
 	return func(t *try) error {
-		to := at(t.far(), portDNS)
-		fd, err := open(domainOf(to.Addr()), unix.SOCK_DGRAM, 0, udpPatience)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		if err := unix.Sendto(fd, query(name, kind), 0, raw(to)); err != nil {
-			return named("sendto", err)
-		}
-		buf := make([]byte, 512)
-		n, _, err := unix.Recvfrom(fd, buf, 0)
-		if err != nil {
-			return named("receive", err)
-		}
+		answer, err := t.lookup(name, kind)
 		switch {
-		case t.banner(buf[:n]):
+		case err != nil:
+			return err
+		case t.banner(answer):
 			return nil
-		case n < 12:
-			return errors.New("an answer that is none")
-		case buf[3]&15 == rcodeNX:
+		case answer[3]&15 == rcodeNX:
 			return errors.New("the gateway's resolver knows no such name")
 		}
-		return fmt.Errorf("the gateway's resolver answered with code %d", buf[3]&15)
+		return fmt.Errorf("the gateway's resolver answered with code %d", answer[3]&15)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,6 +24,8 @@ import (
 	"github.com/postern/postern/internal/bypass/installed"
 	"github.com/postern/postern/internal/bypass/outside"
 	"github.com/postern/postern/internal/config"
+	"github.com/postern/postern/internal/guard"
+	"github.com/postern/postern/internal/identity"
 	"github.com/postern/postern/test/servers"
 )
 
@@ -140,6 +143,42 @@ func newWorld() (*world, error) {
 		return w, err
 	}
 	return w, w.judge()
+}
+
+// disconnect takes the outside away, and what judges by it.
+func (w *world) disconnect() error {
+	err := errors.Join(w.judged.Close(), w.outside.Close())
+	w.judged, w.outside = nil, nil
+	return err
+}
+
+func (w *world) reconnect() (err error) {
+	if w.outside, err = outside.Connect(outside.Options{Everything: true}); err != nil {
+		return err
+	}
+	return w.judge()
+}
+
+// awaitRuns waits until the guard has so many: runs begin and end in their own
+// time.
+func (w *world) awaitRuns(t *testing.T, want int) {
+	t.Helper()
+	mount, err := identity.CgroupMount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		runs, err := filepath.Glob(filepath.Join(mount, w.postern.Root, "*", guard.RunPrefix+"*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(runs) == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("runs: %q, want %d", runs, want)
+		}
+	}
 }
 
 func (w *world) judge() (err error) {

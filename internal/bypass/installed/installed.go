@@ -10,12 +10,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -102,6 +105,9 @@ func (i *Installation) Close() error {
 	return errors.Join(errs...)
 }
 
+// Glass is for whom the glass is broken: agents, or "*" for all.
+func (i *Installation) Glass() []string { return slices.Sorted(maps.Keys(i.status.Glass)) }
+
 // daemonOf is the process that listens at the control socket.
 func daemonOf(socket string) (int, error) {
 	conn, err := net.Dial("unix", socket)
@@ -156,6 +162,7 @@ func (i *Installation) Judge(ctx context.Context, agent config.Agent, tier bypas
 			return i.launch(ctx, agent.Name, [3]*os.File{stdin, stdout, stderr}), nil
 		},
 	}
+	j.Name = i.known(agent)
 	for _, l := range i.status.Links {
 		j.Given.Links = append(j.Given.Links, l.LinkID)
 	}
@@ -165,6 +172,30 @@ func (i *Installation) Judge(ctx context.Context, agent config.Agent, tier bypas
 		}
 	}
 	return j, nil
+}
+
+// known is a name of a target that the agent's policy speaks of; empty where
+// there is none.
+func (i *Installation) known(agent config.Agent) string {
+	cfg := i.options.Config
+	p := slices.IndexFunc(cfg.Policies, func(p config.Policy) bool { return p.Name == agent.Policy })
+	if p < 0 {
+		return ""
+	}
+	for _, t := range cfg.Targets {
+		if t.RealAddresses {
+			continue // the host's own resolver has to know it
+		}
+		opens := slices.ContainsFunc(cfg.Policies[p].Rules, func(r config.Rule) bool {
+			return r.Deny == "" && (r.Target == t.Name || r.Target == "*")
+		})
+		for _, h := range t.Hosts {
+			if _, err := netip.ParseAddr(h.Host); opens && err != nil && !strings.Contains(h.Host, "*") {
+				return h.Host
+			}
+		}
+	}
+	return ""
 }
 
 // gateways are those of the agent whose cgroup it is, and those of others.

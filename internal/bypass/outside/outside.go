@@ -328,7 +328,7 @@ func onOwnThread(f func() error) error {
 func (o *Outside) Close() (err error) {
 	o.closing.Do(func() {
 		for _, s := range o.servers {
-			s.close()
+			s.Close()
 		}
 		if o.sniffer >= 0 {
 			unix.Close(o.sniffer)

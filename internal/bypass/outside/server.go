@@ -137,7 +137,8 @@ func (s *Server) Visits() []string {
 	return visits
 }
 
-func (s *Server) close() {
+// Close ends the server and its visits.
+func (s *Server) Close() {
 	for _, c := range s.closers {
 		c.Close()
 	}
