@@ -194,6 +194,37 @@ for i in $(seq 100); do curl -sf http://127.0.0.1:3000/notes.txt && curl -sf htt
 	})
 }
 
+// TestWorkspaceOfACodingAgent: what coding agents do besides editing works inside:
+// a dev server with a browser test against it, a database of the tests' own, a
+// package manager that is told no in words.
+func TestWorkspaceOfACodingAgent(t *testing.T) {
+	p := newPerson(t)
+	p.write(filepath.Join(p.project, "index.html"), "<body><script>document.body.append('made by ' + 'script')</script></body>")
+	os.Chown(filepath.Join(p.project, "index.html"), p.uid, p.uid)
+	out := p.sh(`python3 -m http.server 8000 >/dev/null 2>&1 &
+for i in $(seq 100); do curl -sf http://localhost:8000/ >/dev/null && break; sleep 0.1; done
+timeout 60 chromium --headless --no-sandbox --disable-gpu --disable-background-networking --dump-dom http://localhost:8000/ 2>/dev/null`)
+	mustContain(t, out, "made by script")
+	out = p.sh(`bin=/usr/lib/postgresql/15/bin; cd /tmp
+$bin/initdb -D /tmp/db -A trust -U tester >/dev/null 2>&1
+$bin/pg_ctl -D /tmp/db -w -o "-p 5555 -k /tmp" start >/dev/null
+PGSSLMODE=disable psql -h 127.0.0.1 -p 5555 -U tester -d postgres -A -t -c "SELECT 'my own ' || 'database'"
+PGSSLMODE=disable psql -h /tmp -p 5555 -U tester -d postgres -A -t -c "SELECT 'by its ' || 'socket'"
+$bin/pg_ctl -D /tmp/db -m immediate stop >/dev/null`)
+	mustContain(t, out, "my own database", "by its socket")
+	for _, c := range []struct{ script, want string }{
+		{"git ls-remote https://github.com/postern/postern", "Could not resolve host: github.com"},
+		{"curl -sS https://198.51.100.7/", "198.51.100.7"},
+		{"python3 -c 'import urllib.request as u; u.urlopen(\"https://pypi.org/simple\")'", "Name or service not known"},
+	} {
+		out, err := p.run([]string{"--tier", "workspace"}, "bash", "-c", c.script).CombinedOutput()
+		if err == nil {
+			t.Errorf("%s: %s", c.script, out)
+		}
+		mustContain(t, string(out), c.want)
+	}
+}
+
 // TestWorkspaceOnATerminal: a terminal of the run's own, into which nobody types
 // but the person.
 func TestWorkspaceOnATerminal(t *testing.T) {
