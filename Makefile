@@ -87,11 +87,15 @@ KERNELS = -step 'make kernels' '. -count=1 -tags=qemu ./test/kernel'
 
 .PHONY: test
 test: setup ## everything: check, the kernel programs here and in QEMU, real servers and clients (as root)
-	@$(REPORT) -step 'make build' -step 'make clients' $(STATIC) $(KERNELS) '. -race ./...' $(foreach m,$(MODULES),'$m ./...')
+	@$(REPORT) -step 'make build' -step 'make clients' $(STATIC) $(KERNELS) '. -race ./...' $(foreach m,$(MODULES),'$m -p=1 ./...')
 
 .PHONY: test-bypass
 test-bypass: setup ## the ways out that must stay closed, against a sniffer (as root)
 	@$(REPORT) -step 'make build' '. -count=1 ./internal/redirect ./internal/bypass/... ./test/bypass'
+
+.PHONY: test-containers
+test-containers: setup ## docker, podman and runc containers as agents (as root)
+	@$(REPORT) -step 'make build' 'test/e2e -count=1 ./containers'
 
 .PHONY: test-kernels
 test-kernels: setup ## the kernel programs on Linux 5.10, 6.1 and 6.12, in QEMU

@@ -34,6 +34,9 @@ const (
 	// tidyInterval is how often network namespaces are looked for that nobody is in
 	// any more. A listener keeps its namespace alive.
 	tidyInterval = 2 * time.Second
+	// settleTime is how long a container is given to become what it will be: while
+	// it starts its first process is the runtime's, which has more.
+	settleTime = time.Second
 	// pushTimeout bounds how long a daemon may take to read what it is told.
 	pushTimeout = 5 * time.Second
 )
@@ -52,6 +55,7 @@ type doors struct {
 	kept    map[doorKey]*door
 	daemons map[*net.UnixConn]bool
 	ending  *time.Timer // runs while there is no daemon
+	ended   bool        // it ran out: until there is a daemon nothing is opened
 }
 
 // doorKey: one listener for each policy and network namespace; 0 is home.
@@ -64,6 +68,7 @@ type door struct {
 	listener *redirect.Listener
 	inode    uint64 // of the network namespace; 0 at home
 	opened   time.Time
+	weighed  bool // whether who is there can send past the hooks was looked at
 }
 
 func newDoors(k *redirect.Kernel, log *slog.Logger, root string) (*doors, error) {
@@ -104,6 +109,13 @@ func (d *doors) atHome(agent string) (redirect.Door, []*os.File, error) {
 	}
 	files, err := d.kept[key].listener.Files()
 	return d.kept[key].listener.Door(), files, err
+}
+
+// wanted says whether there is anybody to serve listeners, or soon will be.
+func (d *doors) wanted() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.ended
 }
 
 // where a process of an agent is, that is to have a listener.
@@ -152,7 +164,7 @@ func (d *doors) open(w where) error {
 	if err != nil {
 		return fmt.Errorf("listen where process %d is: %w", w.pid, err)
 	}
-	d.kept[doorKey{policy, l.Door().Netns}] = &door{l, inode, time.Now()}
+	d.kept[doorKey{policy, l.Door().Netns}] = &door{listener: l, inode: inode, opened: time.Now()}
 	for conn := range d.daemons {
 		d.push(conn, l)
 	}
@@ -259,6 +271,7 @@ func (d *doors) attend(conn *net.UnixConn) {
 		d.ending.Stop()
 		d.ending = nil
 	}
+	d.ended = false
 	for key, o := range d.kept {
 		if key.netns != 0 {
 			d.push(conn, o.listener)
@@ -281,7 +294,11 @@ func (d *doors) attend(conn *net.UnixConn) {
 func (d *doors) end() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.daemons) > 0 || len(d.kept) == 0 {
+	if len(d.daemons) > 0 {
+		return
+	}
+	d.ended = true
+	if len(d.kept) == 0 {
 		return
 	}
 	d.log.Warn("still no daemon; connections are refused from now on")
@@ -300,6 +317,9 @@ func (d *doors) close(key doorKey, o *door) {
 		}
 	}
 	o.listener.Close() //nolint:errcheck // nothing depends on it any more
+	if key.netns != 0 {
+		d.log.Info("listener closed", "netns", o.inode)
+	}
 	at := o.listener.Door()
 	for conn := range d.daemons {
 		d.say(conn, reply{Closed: &at})
@@ -344,10 +364,10 @@ func (d *doors) tidy() error {
 	if away == 0 {
 		return nil
 	}
-	inhabited := map[uint64]bool{}
-	err := processes(d.root, func(pid string) {
+	inhabited := map[uint64][]string{}
+	err := processes(d.root, func(_, pid string) {
 		if inode, err := netnsInode(pid); err == nil {
-			inhabited[inode] = true
+			inhabited[inode] = append(inhabited[inode], pid)
 		}
 	})
 	if err != nil {
@@ -356,15 +376,24 @@ func (d *doors) tidy() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for key, o := range d.kept {
-		if key.netns != 0 && !inhabited[o.inode] && o.opened.Before(began) {
+		if key.netns == 0 || o.opened.After(began.Add(-settleTime)) {
+			continue
+		}
+		if inhabited[o.inode] == nil {
 			d.close(key, o)
+			continue
+		}
+		if !o.weighed {
+			o.weighed = true
+			d.weigh(inhabited[o.inode])
 		}
 	}
 	return nil
 }
 
-// processes calls f with every process in a cgroup and below.
-func processes(root string, f func(pid string)) error {
+// processes calls f with every process in a cgroup and below, and with the
+// directory of the cgroup that it is in.
+func processes(root string, f func(in, pid string)) error {
 	return filepath.WalkDir(root, func(dir string, e fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) || err == nil && !e.IsDir() {
 			return nil
@@ -377,7 +406,7 @@ func processes(root string, f func(pid string)) error {
 			return err
 		}
 		for pid := range strings.FieldsSeq(string(procs)) {
-			f(pid)
+			f(dir, pid)
 		}
 		return nil
 	})

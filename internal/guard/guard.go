@@ -233,23 +233,6 @@ func (s *Server) listen(conn *net.UnixConn, q request) error {
 	return writeReply(conn, reply{Door: &at}, files...)
 }
 
-// agentAt is the agent whose cgroup this directory is, or is in; nil: none.
-func (s *Server) agentAt(dir string) *config.Agent {
-	cfg, err := s.config()
-	if err != nil {
-		return nil
-	}
-	var nearest *config.Agent
-	for i := range cfg.Agents {
-		a := &cfg.Agents[i]
-		at := filepath.Join(s.mount, a.Cgroup)
-		if (dir == at || strings.HasPrefix(dir, at+"/")) && (nearest == nil || len(a.Cgroup) > len(nearest.Cgroup)) {
-			nearest = a
-		}
-	}
-	return nearest
-}
-
 // cgroup makes a cgroup of an agent and returns its id.
 func (s *Server) cgroup(relative string) (uint64, error) {
 	full := filepath.Join(s.mount, relative)

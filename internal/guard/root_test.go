@@ -77,7 +77,7 @@ func TestAnchorKeepsTheRoot(t *testing.T) {
 	dir := filepath.Join(o.Cgroup, anchorName)
 	eventually(t, "one anchor", func() error {
 		n := 0
-		err := processes(o.Cgroup, func(string) { n++ })
+		err := processes(o.Cgroup, func(_, _ string) { n++ })
 		if err == nil && n != 1 {
 			err = fmt.Errorf("%d processes in the root", n)
 		}

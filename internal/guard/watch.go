@@ -16,20 +16,29 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/postern/postern/internal/config"
+	"github.com/postern/postern/internal/identity"
 	"github.com/postern/postern/internal/redirect"
 )
 
 const (
 	// lookInterval and lookTime: how a new cgroup is watched for processes in
 	// network namespaces of their own. A container runtime takes some tens of
-	// milliseconds from making the cgroup to executing the program.
+	// milliseconds from making the cgroup to executing the program, and runc only
+	// a few from making the network namespace: closeLook is how often it is looked
+	// at during the first closeTime.
 	lookInterval = 5 * time.Millisecond
 	lookTime     = 3 * time.Second
+	closeLook    = time.Millisecond
+	closeTime    = 500 * time.Millisecond
 	// maxLooks bounds the cgroups that are watched so at once. The kernel asks for
 	// a listener in any case; this is only earlier, for lookups by UDP.
 	maxLooks = 64
 	// checkInterval is how often the root is looked at, whether or not the kernel
-	// told of a change.
+	// told of a change: whether it is closed, and whether there are listeners
+	// wherever processes of agents are. Those that were running when the guard was
+	// started, that joined another namespace, or whose start took longer than
+	// lookTime get theirs so.
 	checkInterval = time.Second
 )
 
@@ -39,6 +48,8 @@ type watch struct {
 	looks  chan struct{}
 	mu     sync.Mutex
 	dirs   map[int32]string // by watch descriptor
+	read   os.FileInfo      // the configuration's file, as the agents were read
+	known  []config.Agent
 }
 
 // run watches until ctx ends.
@@ -60,12 +71,18 @@ func (w *watch) run(ctx context.Context) error {
 	looking.Go(func() {
 		tick := time.NewTicker(checkInterval)
 		defer tick.Stop()
+		last := "" // what was wrong then, which is said once
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
 				w.server.ensureClosed()
+				err := w.cover(root, map[place]bool{})
+				if err != nil && err.Error() != last {
+					w.server.Log.Warn("no listener where an agent is", "error", err)
+				}
+				last = fmt.Sprint(err)
 			}
 		}
 	})
@@ -141,10 +158,10 @@ func (w *watch) madeIn(events []byte) (made []string) {
 	return made
 }
 
-// look opens listeners where the first processes of a new cgroup go.
+// look opens listeners where the first processes of a new cgroup go, and of
+// those in it: what was made before the watch upon it began told nobody.
 func (w *watch) look(ctx context.Context, looking *sync.WaitGroup, dir string) {
-	agent := w.server.agentAt(dir)
-	if agent == nil || strings.HasPrefix(filepath.Base(dir), RunPrefix) {
+	if strings.HasPrefix(filepath.Base(dir), RunPrefix) {
 		return // a run's is opened before it starts
 	}
 	select {
@@ -154,25 +171,98 @@ func (w *watch) look(ctx context.Context, looking *sync.WaitGroup, dir string) {
 	}
 	looking.Go(func() {
 		defer func() { <-w.looks }()
-		seen := map[uint64]bool{w.server.doors.home: true}
-		for end := time.Now().Add(lookTime); time.Now().Before(end) && ctx.Err() == nil; time.Sleep(lookInterval) {
-			procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-			if err != nil {
+		covered := map[place]bool{}
+		began := time.Now()
+		var err error
+		for looked := time.Duration(0); looked < lookTime && ctx.Err() == nil; looked = time.Since(began) {
+			err = w.cover(dir, covered)
+			if _, err := os.Stat(dir); err != nil {
 				return
 			}
-			for pid := range strings.FieldsSeq(string(procs)) {
-				inode, err := netnsInode(pid)
-				if err != nil || seen[inode] {
-					continue
-				}
-				seen[inode] = true
-				n, _ := strconv.Atoi(pid)
-				if err := w.server.doors.open(where{agent: agent.Name, cgroup: agent.Cgroup, pid: n}); err != nil {
-					w.server.Log.Warn("no listener yet", "agent", agent.Name, "error", err)
-				}
+			pause := lookInterval
+			if looked < closeTime {
+				pause = closeLook
 			}
+			time.Sleep(pause)
+		}
+		if err != nil {
+			w.server.Log.Warn("no listener where an agent is", "cgroup", dir, "error", err)
 		}
 	})
+}
+
+// place is an agent in a network namespace.
+type place struct {
+	agent string
+	netns uint64 // inode
+}
+
+// cover opens listeners for the processes of agents in a cgroup and below that
+// are in a network namespace of their own and have none there, and notes them.
+// What fails is tried again by who calls again: in a new namespace nothing can
+// listen before lo is up.
+func (w *watch) cover(dir string, covered map[place]bool) error {
+	doors := w.server.doors
+	if !doors.wanted() {
+		return nil
+	}
+	var failed error
+	var agent *config.Agent
+	last := ""
+	err := processes(dir, func(in, pid string) {
+		inode, err := netnsInode(pid)
+		if err != nil || inode == doors.home {
+			return
+		}
+		if in != last {
+			agent, last = nearest(w.agents(), strings.TrimPrefix(in, w.server.mount+"/")), in
+		}
+		if agent == nil || covered[place{agent.Name, inode}] {
+			return
+		}
+		n, _ := strconv.Atoi(pid)
+		err = doors.open(where{agent: agent.Name, cgroup: agent.Cgroup, pid: n})
+		switch {
+		case err == nil:
+			covered[place{agent.Name, inode}] = true
+		case !errors.Is(err, identity.ErrGone):
+			failed = err
+		}
+	})
+	return errors.Join(err, failed)
+}
+
+// agents are those of the configuration, which is read when its file is another
+// one: a look has no time for more.
+func (w *watch) agents() []config.Agent {
+	st, err := os.Stat(w.server.Config)
+	if err != nil {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.read != nil && os.SameFile(w.read, st) && w.read.ModTime().Equal(st.ModTime()) && w.read.Size() == st.Size() {
+		return w.known
+	}
+	cfg, err := w.server.config()
+	if err != nil {
+		return w.known // the daemon goes on with these, too
+	}
+	w.read, w.known = st, cfg.Agents
+	return w.known
+}
+
+// nearest is the agent whose cgroup this is, or is in, relative to the cgroup2
+// root; nil: none.
+func nearest(agents []config.Agent, cgroup string) *config.Agent {
+	var found *config.Agent
+	for i := range agents {
+		a := &agents[i]
+		if (cgroup == a.Cgroup || strings.HasPrefix(cgroup, a.Cgroup+"/")) && (found == nil || len(a.Cgroup) > len(found.Cgroup)) {
+			found = a
+		}
+	}
+	return found
 }
 
 // ensureClosed attaches the programs again when the root was made anew, and
