@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,6 +37,9 @@ type agentVerified struct {
 	Verdicts []bypass.Verdict `json:"verdicts"`
 }
 
+// allTiers is a value of --tier.
+const allTiers = "all"
+
 // verifyOptions are the flags.
 type verifyOptions struct {
 	agents   []string
@@ -67,8 +71,8 @@ func (c *cli) verifyCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringSliceVar(&o.agents, "agent", nil, "the agents to verify (default: all)")
-	cmd.Flags().StringVar(&o.tier, "tier", bypass.Redirected.String(), "the tier of the runs")
-	cmd.Flags().StringVar(&o.user, "user", "nobody", "whom the runs are launched as")
+	cmd.Flags().StringVar(&o.tier, "tier", "", "redirected, workspace, strict, or all (default: the least that the agent's runs may have)")
+	cmd.Flags().StringVar(&o.user, "user", "", "whom the runs are launched as (default: the agent's own in the tier strict, else nobody)")
 	cmd.Flags().StringSliceVar(&o.attempts, "attempt", nil, "only these attempts (default: all)")
 	return cmd
 }
@@ -87,8 +91,7 @@ func (c *cli) verify(ctx context.Context, o verifyOptions) (_ *verification, err
 	if err != nil {
 		return nil, err
 	}
-	tier, err := bypass.TierNamed(o.tier)
-	if err != nil {
+	if _, err := o.tiers(&config.Agent{}); err != nil {
 		return nil, err
 	}
 	list, err := listed(o.attempts)
@@ -113,26 +116,52 @@ func (c *cli) verify(ctx context.Context, o verifyOptions) (_ *verification, err
 		fmt.Fprintf(os.Stderr, "the glass is broken for %s: what they are let through is not stopped\n", strings.Join(glass, ", "))
 	}
 	v := &verification{Agents: []agentVerified{}}
-	for _, a := range agents {
-		p := newProgress(a.Name, list)
-		judge, err := in.Judge(ctx, a, tier, p.tell)
+	for i := range agents {
+		tiers, err := o.tiers(&agents[i])
 		if err != nil {
 			return v, err
 		}
-		verdicts, err := judge.Run(ctx, list)
-		p.end()
-		done := agentVerified{Agent: a.Name, Tier: tier.String(), Observed: a.Observing(time.Now()), Verdicts: verdicts}
-		v.add(done)
-		if err != nil {
-			return v, fmt.Errorf("agent %s: %w", a.Name, err)
-		}
-		if !c.json {
-			if err := c.showVerified(done); err != nil {
-				return v, err
+		for _, tier := range tiers {
+			if err := c.verifyOne(ctx, v, in, agents[i], tier, list); err != nil {
+				return v, fmt.Errorf("agent %s, tier %s: %w", agents[i].Name, tier, err)
 			}
 		}
 	}
 	return v, nil
+}
+
+// tiers are those to verify: the least that the agent's runs may have, the one
+// that was asked for, or all that they may have.
+func (o verifyOptions) tiers(a *config.Agent) ([]bypass.Tier, error) {
+	least, err := bypass.TierNamed(cmp.Or(a.Tier, bypass.Redirected.String()))
+	if err != nil {
+		return nil, err
+	}
+	switch o.tier {
+	case "":
+		return []bypass.Tier{least}, nil
+	case allTiers:
+		return []bypass.Tier{bypass.Redirected, bypass.Workspace, bypass.Strict}[least:], nil
+	}
+	tier, err := bypass.TierNamed(o.tier)
+	return []bypass.Tier{tier}, err
+}
+
+// verifyOne judges one agent in one tier.
+func (c *cli) verifyOne(ctx context.Context, v *verification, in *installed.Installation, a config.Agent, tier bypass.Tier, list []bypass.Attempt) error {
+	p := newProgress(fmt.Sprintf("agent %s, tier %s", a.Name, tier), list)
+	judge, err := in.Judge(ctx, a, tier, p.tell)
+	if err != nil {
+		return err
+	}
+	verdicts, err := judge.Run(ctx, list)
+	p.end()
+	done := agentVerified{Agent: a.Name, Tier: tier.String(), Observed: a.Observing(time.Now()), Verdicts: verdicts}
+	v.add(done)
+	if err == nil && !c.json {
+		err = c.showVerified(done)
+	}
+	return err
 }
 
 // runEnvironment is what attempts look at.
@@ -264,13 +293,13 @@ func openOnes(verdicts []bypass.Verdict) map[string][]string {
 
 // progress shows on a terminal which attempt is being made.
 type progress struct {
-	agent       string
+	what        string
 	done, total int
 	shown       bool
 }
 
-func newProgress(agent string, list []bypass.Attempt) *progress {
-	p := &progress{agent: agent, shown: term.IsTerminal(int(os.Stderr.Fd()))}
+func newProgress(what string, list []bypass.Attempt) *progress {
+	p := &progress{what: what, shown: term.IsTerminal(int(os.Stderr.Fd()))}
 	for _, a := range list {
 		p.total += len(a.Families)
 	}
@@ -283,7 +312,7 @@ const clearLine = "\r\x1b[K"
 func (p *progress) tell(v bypass.Verdict) {
 	p.done++
 	if p.shown {
-		fmt.Fprintf(os.Stderr, "%sagent %s: %d of %d, %s", clearLine, p.agent, p.done, p.total, v.Attempt)
+		fmt.Fprintf(os.Stderr, "%s%s: %d of %d, %s", clearLine, p.what, p.done, p.total, v.Attempt)
 	}
 }
 

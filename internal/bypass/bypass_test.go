@@ -71,6 +71,8 @@ func TestDecide(t *testing.T) {
 		{"known to be open, and is not", open, Redirected, errno(unix.EACCES), nil, nil, Stopped, nil, false},
 		{"open in another tier", open, Workspace, report(nil), nil, nil, Failed, nil, false},
 		{"hidden", open, Workspace, errno(unix.ENOENT), nil, nil, Stopped, []Hook{ByMounts}, false},
+		{"not in the filter", Attempt{Must: openUnlessBoxed("help", BySeccomp)}, Strict, report(fmt.Errorf("%w: %w", errAbsent, unix.EAFNOSUPPORT)), nil, nil, Stopped, []Hook{BySeccomp}, false},
+		{"not in the kernel", Attempt{Must: openUnlessBoxed("help", BySeccomp)}, Redirected, report(fmt.Errorf("%w: %w", errAbsent, unix.EAFNOSUPPORT)), nil, nil, Absent, nil, false},
 		{"not on this host", missing, Redirected, errno(unix.ENOENT), nil, nil, Absent, nil, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {

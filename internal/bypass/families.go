@@ -19,17 +19,17 @@ const (
 
 // Sockets that are not for TCP and UDP.
 var socketAttempts = []Attempt{
-	{Name: "icmp-socket", Tries: "makes a socket for ping", Families: both, Must: boxed(by(BySocket, ByKernel), BySeccomp), do: icmp(unix.SOCK_DGRAM)},
-	{Name: "raw-icmp", Tries: "makes a raw socket for ICMP", Families: both, Must: boxed(by(ByKernel, BySocket), BySeccomp), do: icmp(unix.SOCK_RAW)},
-	{Name: "raw-ip", Tries: "makes a raw socket for whole packets", Families: both, Must: boxed(by(ByKernel, BySocket), BySeccomp), do: makes(unix.SOCK_RAW, protocolRaw)},
-	{Name: "raw-tcp", Tries: "makes a raw socket for TCP segments of its own", Families: both, Must: boxed(by(ByKernel, BySocket), BySeccomp), do: makes(unix.SOCK_RAW, unix.IPPROTO_TCP)},
+	{Name: "icmp-socket", Tries: "makes a socket for ping", Families: both, Must: everywhere(BySocket, ByKernel), do: icmp(unix.SOCK_DGRAM)},
+	{Name: "raw-icmp", Tries: "makes a raw socket for ICMP", Families: both, Must: everywhere(ByKernel, BySocket), do: icmp(unix.SOCK_RAW)},
+	{Name: "raw-ip", Tries: "makes a raw socket for whole packets", Families: both, Must: everywhere(ByKernel, BySocket), do: makes(unix.SOCK_RAW, protocolRaw)},
+	{Name: "raw-tcp", Tries: "makes a raw socket for TCP segments of its own", Families: both, Must: everywhere(ByKernel, BySocket), do: makes(unix.SOCK_RAW, unix.IPPROTO_TCP)},
 	{
 		Name: "dccp", Tries: "makes a DCCP socket", Families: both, Needs: "DCCP in the kernel",
-		Must: boxed(by(BySocket), BySeccomp), do: makes(unix.SOCK_DCCP, unix.IPPROTO_DCCP),
+		Must: everywhere(BySocket), do: makes(unix.SOCK_DCCP, unix.IPPROTO_DCCP),
 	},
 	{
 		Name: "l2tp", Tries: "makes a socket for tunnels", Families: both, Needs: "L2TP in the kernel",
-		Must: boxed(by(BySocket), BySeccomp), do: makes(unix.SOCK_DGRAM, unix.IPPROTO_L2TP),
+		Must: everywhere(BySocket), do: makes(unix.SOCK_DGRAM, unix.IPPROTO_L2TP),
 	},
 	{
 		Name: "raw-in-userns", Tries: "makes itself root of a user namespace, and a raw socket there", Families: both, clone: unix.CLONE_NEWUSER,
@@ -58,11 +58,11 @@ var socketAttempts = []Attempt{
 	},
 	{
 		Name: "bluetooth", Tries: "makes a Bluetooth socket", Families: neither, Needs: "Bluetooth in the kernel",
-		Must: openUnlessBoxed(helpFamilies, BySeccomp, ByKernel), do: family(unix.AF_BLUETOOTH, unix.SOCK_SEQPACKET, 0),
+		Must: openUnlessBoxed(helpFamilies, BySeccomp), do: family(unix.AF_BLUETOOTH, unix.SOCK_SEQPACKET, 0),
 	},
 	{
 		Name: "netlink-route", Tries: "gives this host an address, by netlink", Families: both,
-		Must: boxed(by(ByKernel), BySeccomp), do: addAddress,
+		Must: everywhere(ByKernel), do: addAddress,
 	},
 	{
 		Name: "tun", Tries: "makes a network device of its own", Families: neither, Needs: "TUN in the kernel",

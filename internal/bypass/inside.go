@@ -76,7 +76,7 @@ type order struct {
 // Report is what an attempt says of itself.
 type Report struct {
 	Open   bool   `json:"open"`             // it got what it wanted
-	Errno  string `json:"errno,omitempty"`  // such as EPERM
+	Errno  string `json:"errno,omitempty"`  // such as EPERM; SIGSYS when its process was killed by that
 	Detail string `json:"detail"`           // the call that ended it, and how
 	Absent bool   `json:"absent,omitempty"` // there is nothing to try on this host
 	Broken bool   `json:"broken,omitempty"` // it could not be made: it says nothing
@@ -179,7 +179,7 @@ func startAttempt(a Attempt, line string) *Report {
 	case status.Exited() && status.ExitStatus() == 0:
 		return nil
 	case status.Signaled() && status.Signal() == unix.SIGSYS:
-		return &Report{Detail: "killed by SIGSYS"}
+		return &Report{Errno: "SIGSYS", Detail: "killed by the filter of system calls"}
 	}
 	return &Report{Broken: true, Detail: "its process ended with " + state.String()}
 }

@@ -337,6 +337,8 @@ func (j *Judge) decide(v *Verdict, a Attempt, counted []Hook) {
 		v.Result, v.Help = Open, must.Open
 	case got:
 		v.Result = Failed
+	case v.Absent && v.Errno == "EAFNOSUPPORT" && slices.Contains(must.By, BySeccomp):
+		v.Result, v.By, v.Absent = Stopped, []Hook{BySeccomp}, false // it is what the filter says
 	case v.Absent || missing:
 		v.Result, v.Absent = Absent, true
 	default:
@@ -352,25 +354,25 @@ func exists(path string) bool {
 }
 
 // stoppedBy names what stopped an attempt: what counted it, or what of the
-// expected does not count and fits its error.
+// expected does not count and fits how it ended. The kernel's own checks come
+// last, as they do in the kernel.
 func stoppedBy(expected, counted []Hook, r Report) []Hook {
 	if len(counted) > 0 {
 		return counted
 	}
-	fits := func(h Hook) bool {
-		switch h {
-		case BySeccomp:
-			return strings.Contains(r.Detail, "SIGSYS") || slices.Contains([]string{"EPERM", "ENOSYS", "EAFNOSUPPORT", "EACCES"}, r.Errno)
-		case ByMounts:
-			return slices.Contains([]string{"ENOENT", "EROFS", "ENOTSOCK", "ENOTDIR", "ECONNREFUSED", "EACCES", "EXDEV"}, r.Errno)
-		case ByNamespace:
-			return r.Errno != "EPERM"
-		}
-		return !h.Counted()
-	}
-	for _, h := range expected {
-		if !h.Counted() && fits(h) {
-			return []Hook{h}
+	for _, uncounted := range []struct {
+		hook   Hook
+		errnos []string // empty: any end
+	}{
+		{BySeccomp, []string{"EPERM", "ENOSYS", "EAFNOSUPPORT", "SIGSYS"}},
+		{ByMounts, []string{"ENOENT", "EROFS", "ENOTDIR", "ECONNREFUSED", "EACCES"}},
+		{ByNamespace, []string{"", "ENOENT", "ESRCH", "ENODEV", "EADDRNOTAVAIL", "ECONNREFUSED", "EINVAL", "ENETUNREACH", "EAGAIN"}},
+		{ByDaemon, []string{"", "ECONNRESET"}},
+		{ByLauncher, nil},
+		{ByKernel, nil},
+	} {
+		if slices.Contains(expected, uncounted.hook) && (uncounted.errnos == nil || slices.Contains(uncounted.errnos, r.Errno)) {
+			return []Hook{uncounted.hook}
 		}
 	}
 	return nil

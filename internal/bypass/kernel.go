@@ -13,14 +13,14 @@ import (
 
 // The kernel programs themselves, and what else rules the network.
 var kernelAttempts = []Attempt{
-	{Name: "bpf-open-pins", Tries: "opens the pinned programs and maps", Families: neither, Must: boxed(by(ByKernel), ByMounts, BySeccomp), do: openPins},
+	{Name: "bpf-open-pins", Tries: "opens the pinned programs and maps", Families: neither, Must: boxed(by(ByKernel), BySeccomp), do: openPins},
 	{
 		Name: "bpf-detach", Tries: "takes hold of an attached program by its number, to detach it", Families: neither,
 		Must: boxed(by(ByKernel), BySeccomp), do: linkByID,
 	},
 	{Name: "bpf-load", Tries: "loads a program that allows everything", Families: neither, Must: boxed(by(ByKernel), BySeccomp), do: loadProgram},
 	{Name: "pin-folder", Tries: "changes the folder of the pins", Families: neither, Must: boxed(by(ByKernel), ByMounts), do: pinFolder},
-	{Name: "proc-sys-net", Tries: "writes to the network's settings", Families: neither, Must: boxed(by(ByKernel), ByMounts, ByNamespace), do: sysctl},
+	{Name: "proc-sys-net", Tries: "writes to the network's settings", Families: neither, Must: boxed(by(ByKernel), ByMounts), do: sysctl},
 }
 
 // Commands of bpf(2).

@@ -17,11 +17,11 @@ const helpUID = "give the agent a uid of its own, or run it in the tier workspac
 // Processes outside: the daemon, which is another user's, and one of the
 // agent's own user, as a person's are who runs an agent.
 var processAttempts = []Attempt{
-	{Name: "daemon-ptrace", Tries: "traces the daemon", Families: neither, Must: boxed(by(ByKernel), ByNamespace, BySeccomp), do: daemon(ptrace)},
+	{Name: "daemon-ptrace", Tries: "traces the daemon", Families: neither, Must: boxed(by(ByKernel), ByNamespace), do: daemon(ptrace)},
 	{Name: "daemon-memory", Tries: "opens the memory of the daemon", Families: neither, Must: boxed(by(ByKernel), ByNamespace), do: daemon(memory)},
 	{Name: "daemon-environ", Tries: "reads the environment of the daemon", Families: neither, Must: boxed(by(ByKernel), ByNamespace), do: daemon(environ)},
 	{
-		Name: "daemon-descriptors", Tries: "takes a socket of the daemon (pidfd_getfd)", Families: neither, Must: boxed(by(ByKernel), ByNamespace, BySeccomp),
+		Name: "daemon-descriptors", Tries: "takes a socket of the daemon (pidfd_getfd)", Families: neither, Must: boxed(by(ByKernel), ByNamespace),
 		do: daemon(func(pid int) error { return descriptors(pid, 3, 64) }),
 	},
 	{
@@ -30,7 +30,7 @@ var processAttempts = []Attempt{
 	},
 	{
 		Name: "same-uid-ptrace", Tries: "traces a process outside, of its own user", Families: neither,
-		Must: openUnlessBoxed(helpUID, ByNamespace, BySeccomp), do: neighbour(ptrace),
+		Must: openUnlessBoxed(helpUID, ByNamespace), do: neighbour(ptrace),
 	},
 	{
 		Name: "same-uid-memory", Tries: "opens the memory of a process outside, of its own user", Families: neither,
@@ -42,13 +42,13 @@ var processAttempts = []Attempt{
 	},
 	{
 		Name: "same-uid-descriptors", Tries: "takes a connection of a process outside, of its own user (pidfd_getfd)", Families: neither,
-		Must: openUnlessBoxed(helpUID, ByNamespace, BySeccomp), do: func(t *try) error {
+		Must: openUnlessBoxed(helpUID, ByNamespace), do: func(t *try) error {
 			return neighbour(func(pid int) error { return descriptors(pid, t.Victim.FD, t.Victim.FD) })(t)
 		},
 	},
 	{
 		Name: "same-uid-keyring", Tries: "reads a key of its own user's keyring", Families: neither, Needs: "keyrings in the kernel",
-		Must: openUnlessBoxed(helpUID, BySeccomp, ByNamespace, ByKernel), do: keyring,
+		Must: openUnlessBoxed(helpUID, BySeccomp), do: keyring,
 	},
 	{
 		Name: "terminal-input", Tries: "types into the launcher's terminal (TIOCSTI)", Families: neither,

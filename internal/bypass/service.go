@@ -69,7 +69,7 @@ var serviceAttempts = []Attempt{
 	},
 	{
 		Name: "control-socket-by-another-root", Tries: "asks it by way of another process's root directory", Families: neither,
-		Must: boxed(by(ByDaemon, ByMounts), ByNamespace), do: func(t *try) error {
+		Must: boxed(by(ByDaemon), ByNamespace), do: func(t *try) error {
 			return askControl(fmt.Sprintf("/proc/%d/root%s", t.Victim.PID, t.Control))
 		},
 	},

@@ -106,13 +106,13 @@ var tcpAttempts = []Attempt{
 	},
 	{
 		Name: "mptcp", Tries: "connects by multipath TCP", Families: both, Needs: "MPTCP in the kernel",
-		Must: boxed(by(BySocket), BySeccomp), do: func(t *try) error {
+		Must: everywhere(BySocket), do: func(t *try) error {
 			return t.stream(domainOf(t.far()), protocolMPTCP, at(t.far(), 443), connect)
 		},
 	},
 	{
 		Name: "sctp", Tries: "connects by SCTP", Families: both, Needs: "SCTP in the kernel",
-		Must: boxed(by(BySocket), BySeccomp), do: func(t *try) error {
+		Must: everywhere(BySocket), do: func(t *try) error {
 			return t.stream(domainOf(t.far()), unix.IPPROTO_SCTP, at(t.far(), 443), connect)
 		},
 	},

@@ -42,7 +42,7 @@ var udpAttempts = []Attempt{
 	},
 	{
 		Name: "udp-pktinfo", Tries: "names source and device beside the datagram (IP_PKTINFO)", Families: both,
-		Must: everywhere(ByUDP), do: sending(443, sendPktinfo),
+		Must: boxed(by(ByUDP), ByNamespace), do: sending(443, sendPktinfo),
 	},
 	{
 		Name: "udp-freebind", Tries: "asks a resolver from an address that is not this host's, to have it answered there", Families: both,
@@ -86,7 +86,7 @@ var udpAttempts = []Attempt{
 	},
 	{
 		Name: "udplite", Tries: "sends by UDP-Lite", Families: both, Needs: "UDP-Lite in the kernel",
-		Must: boxed(by(BySocket), BySeccomp), do: makes(unix.SOCK_DGRAM, protocolUDPLITE),
+		Must: everywhere(BySocket), do: makes(unix.SOCK_DGRAM, protocolUDPLITE),
 	},
 	{Name: "udp-mdns", Tries: "asks the neighbours by multicast DNS", Families: both, Must: boxed(by(ByUDP), ByNamespace), do: multicast("224.0.0.251", "ff02::fb", portMDNS)},
 	{Name: "udp-llmnr", Tries: "asks the neighbours by LLMNR", Families: both, Must: boxed(by(ByUDP), ByNamespace), do: multicast("224.0.0.252", "ff02::1:3", portLLMNR)},

@@ -12,7 +12,7 @@ import (
 )
 
 // tiers are those that runs can be launched in.
-var tiers = []attempts.Tier{attempts.Redirected}
+var tiers = []attempts.Tier{attempts.Redirected, attempts.Workspace, attempts.Strict}
 
 // listTimeout bounds one tier's list, which takes some twenty seconds.
 const listTimeout = 5 * time.Minute
@@ -23,7 +23,7 @@ func TestAttempts(t *testing.T) {
 	needRoot(t)
 	for _, tier := range tiers {
 		t.Run(tier.String(), func(t *testing.T) {
-			theWorld.allowed(t)
+			theWorld.allowed(t, tier)
 			ctx, cancel := context.WithTimeout(t.Context(), listTimeout)
 			defer cancel()
 			judge, err := theWorld.judged.Judge(ctx, theWorld.config.Agents[0], tier, nil)
@@ -38,7 +38,7 @@ func TestAttempts(t *testing.T) {
 			for _, v := range verdicts {
 				t.Run(fmt.Sprintf("%s/%s", v.Attempt, v.Family), func(t *testing.T) { check(t, list, v) })
 			}
-			theWorld.allowed(t)
+			theWorld.allowed(t, tier)
 		})
 	}
 }
@@ -59,10 +59,11 @@ func check(t *testing.T, list []attempts.Attempt, v attempts.Verdict) {
 
 // allowed: the agent reaches what it may, so that the list does not pass
 // because nothing works.
-func (w *world) allowed(t *testing.T) {
+func (w *world) allowed(t *testing.T, tier attempts.Tier) {
 	t.Helper()
-	cmd := w.postern.Run("planner", "psql", "-X", "-A", "-t", "-c", "SELECT count(*) FROM orders",
-		"host=orders-db.internal user=app dbname=orders sslmode=verify-full sslrootcert="+w.dir+"/corp-ca.pem")
+	cmd := w.postern.RunIn(tier.String(), "planner", nil, "psql", "-X", "-A", "-t", "-c", "SELECT count(*) FROM orders",
+		"host=orders-db.internal user=app dbname=orders sslmode=verify-full sslrootcert=/run/postern/root.pem")
+	cmd.Dir = w.project
 	cmd.Env = append(cmd.Env, "PGPASSWORD="+placeholder)
 	out, err := cmd.CombinedOutput()
 	if err != nil || strings.TrimSpace(string(out)) != "20" {

@@ -68,6 +68,7 @@ type world struct {
 	judged  *installed.Installation
 	config  *config.Config
 	program string // that makes the attempts
+	project string // of an agent, with nothing in it
 
 	sockets []net.Listener // of a host's services
 	made    []string       // folders for them
@@ -76,7 +77,7 @@ type world struct {
 // configuration has two agents, so that one may try what is the other's.
 const configuration = `
 agents:
-  - {name: planner, cgroup: %[1]s/planner, policy: planner}
+  - {name: planner, cgroup: %[1]s/planner, policy: planner, mounts: [{path: %[4]s, mode: ro}, {path: %[5]s/postern, mode: ro}]}
   - {name: reader, cgroup: %[1]s/reader, policy: planner}
 targets:
   - name: orders
@@ -91,7 +92,6 @@ policies:
     rules:
       - {name: session, target: orders, verbs: [session], allow: true}
       - {name: reads, target: orders, verbs: [select], allow: true}
-trust: {files: [%[4]s]}
 `
 
 const schema = `
@@ -109,8 +109,8 @@ func newWorld() (*world, error) {
 	if w.dir, err = os.MkdirTemp("", "postern-bypass-"); err != nil {
 		return w, err
 	}
-	w.program = filepath.Join(w.dir, "attempts")
-	if err := os.Chmod(w.dir, 0o755); err != nil {
+	w.program, w.project = filepath.Join(w.dir, "attempts"), filepath.Join(w.dir, "project")
+	if err := errors.Join(os.Chmod(w.dir, 0o755), os.Mkdir(w.project, 0o755)); err != nil {
 		return w, err
 	}
 	if err := w.services(); err != nil {
@@ -125,7 +125,7 @@ func newWorld() (*world, error) {
 	if err != nil {
 		return w, err
 	}
-	copies := map[string]string{"/proc/self/exe": w.program, w.pg.CA: filepath.Join(w.dir, "corp-ca.pem")}
+	copies := map[string]string{"/proc/self/exe": w.program}
 	for _, name := range []string{"postern", "postern-guard", "posternd", "postern-sqlparse"} {
 		copies[filepath.Join("../../build", name)] = filepath.Join(w.dir, "bin", name)
 	}
@@ -138,7 +138,7 @@ func newWorld() (*world, error) {
 	if err != nil {
 		return w, err
 	}
-	w.postern.Config = fmt.Sprintf(configuration, w.postern.Root, w.pg.Port, w.pg.CA, filepath.Join(w.dir, "corp-ca.pem"))
+	w.postern.Config = fmt.Sprintf(configuration, w.postern.Root, w.pg.Port, w.pg.CA, w.program, filepath.Join(w.dir, "bin"))
 	if err := errors.Join(w.postern.Seal("secrets.age", "password: "+realPassword+"\n"), w.postern.Start()); err != nil {
 		return w, err
 	}

@@ -65,17 +65,19 @@ func verify(t *testing.T, args ...string) (v verified, said string, code int) {
 func TestVerify(t *testing.T) {
 	needRoot(t)
 	v, said, code := verify(t, "--json")
-	if code != 0 || v.Failed != 0 || v.Stopped == 0 || len(v.Agents) != 2 {
-		t.Errorf("code %d, %d failed, %d stopped, %d agents: %s", code, v.Failed, v.Stopped, len(v.Agents), said)
+	all, allSaid, allCode := verify(t, "--json", "--agent", "planner", "--tier", "all")
+	if code+allCode != 0 || v.Failed+all.Failed != 0 || v.Stopped == 0 || len(v.Agents) != 2 || len(all.Agents) != 3 {
+		t.Errorf("codes %d, %d; %d, %d failed; %d stopped; %d agents, %d tiers: %s%s",
+			code, allCode, v.Failed, all.Failed, v.Stopped, len(v.Agents), len(all.Agents), said, allSaid)
 	}
 	list := attempts.All()
-	for _, a := range v.Agents {
+	for _, a := range append(v.Agents, all.Agents...) {
 		for _, verdict := range a.Verdicts {
 			// On a host whose own addresses are in use not all can be tried.
 			if verdict.Result == attempts.Absent && verdict.Attempt == "metadata" {
 				continue
 			}
-			t.Run(fmt.Sprintf("%s/%s/%s", a.Agent, verdict.Attempt, verdict.Family), func(t *testing.T) { check(t, list, verdict) })
+			t.Run(fmt.Sprintf("%s/%s/%s/%s", a.Agent, a.Tier, verdict.Attempt, verdict.Family), func(t *testing.T) { check(t, list, verdict) })
 		}
 	}
 }
@@ -130,6 +132,7 @@ func TestVerifyRefuses(t *testing.T) {
 		"no agent":      {[]string{"--agent", "nobody-knows"}, 0, "there is no agent"},
 		"no attempt":    {[]string{"--attempt", "nobody-knows"}, 0, "there is no attempt"},
 		"no tier":       {[]string{"--tier", "open"}, 0, "is no tier"},
+		"not visible":   {[]string{"--tier", "strict", "--agent", "reader"}, 0, "add it to agents.mounts"},
 		"runs as root":  {[]string{"--user", "root"}, 0, "no agent runs as root"},
 		"address taken": {nil, 0, "is an address of this host"},
 	} {

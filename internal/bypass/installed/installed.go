@@ -7,6 +7,7 @@
 package installed
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,21 +36,22 @@ type Options struct {
 	Config *config.Config
 	// Program calls bypass.Main first, and can be executed by User.
 	Program string
-	User    string   // whom runs are launched as
+	// User is whom runs are launched as; empty: the agent's own in the tier strict,
+	// else nobody.
+	User    string
 	Env     []string // of the runs
 	Outside *outside.Outside
 }
 
 // Installation is one that runs. The caller closes it.
 type Installation struct {
-	options  Options
-	guard    guard.Client
-	kernel   *redirect.Kernel
-	status   guard.Status
-	mount    string
-	dir      string
-	uid, gid uint32
-	daemon   int
+	options Options
+	guard   guard.Client
+	kernel  *redirect.Kernel
+	status  guard.Status
+	mount   string
+	dir     string
+	daemon  int
 }
 
 // Open takes hold of an installation. What is not closed in the kernel is an
@@ -74,12 +76,6 @@ func (i *Installation) open(ctx context.Context) (err error) {
 	}
 	if i.daemon, err = daemonOf(i.options.Config.Control.Socket); err != nil {
 		return err
-	}
-	if i.uid, i.gid, err = ids(i.options.User); err != nil {
-		return err
-	}
-	if i.uid == 0 {
-		return errors.New("no agent runs as root: name another user")
 	}
 	// Pins is a layout's folder, in the one of all layouts.
 	bpffs := filepath.Dir(filepath.Dir(i.status.Pins))
@@ -136,8 +132,51 @@ func ids(name string) (uid, gid uint32, err error) {
 	return uint32(a), uint32(b), err
 }
 
+// anybody is whom runs are launched as that nobody said a user for.
+const anybody = "nobody"
+
+// runOf is what is launched, and as whom.
+func (i *Installation) runOf(agent config.Agent, tier bypass.Tier) (run guard.Run, uid, gid uint32, err error) {
+	run = guard.Run{
+		Agent: agent.Name, Args: []string{i.options.Program, bypass.InsideArg}, Env: slices.Clone(i.options.Env), Dir: "/",
+		User: cmp.Or(i.options.User, anybody), Tier: tier.String(),
+	}
+	if i.options.User == "" && tier == bypass.Strict && agent.User != "" {
+		run.User = agent.User
+	}
+	if uid, gid, err = ids(run.User); err != nil {
+		return run, 0, 0, err
+	}
+	if uid == 0 {
+		return run, 0, 0, errors.New("no agent runs as root: name another user")
+	}
+	if tier != bypass.Redirected && !visible(i.options.Program, agent.Mounts) {
+		return run, 0, 0, fmt.Errorf("runs of the tier %s do not see %s: install it below /usr or /opt, or add it to agents.mounts", tier, i.options.Program)
+	}
+	if tier == bypass.Workspace {
+		// A project to be in, with nothing in it.
+		if run.Dir, err = os.MkdirTemp(i.dir, "project-"); err == nil {
+			err = os.Chown(run.Dir, int(uid), int(gid))
+		}
+	}
+	return run, uid, gid, err
+}
+
+// visible says whether a program of the host is in a sandbox too.
+func visible(program string, mounts []config.Mount) bool {
+	places := []string{"/usr", "/opt"}
+	for _, m := range mounts {
+		places = append(places, m.Path)
+	}
+	return slices.ContainsFunc(places, func(p string) bool { return program == p || strings.HasPrefix(program, p+"/") })
+}
+
 // Judge is one of an agent's runs in a tier. Each judges once.
 func (i *Installation) Judge(ctx context.Context, agent config.Agent, tier bypass.Tier, tell func(bypass.Verdict)) (*bypass.Judge, error) {
+	run, uid, gid, err := i.runOf(agent, tier)
+	if err != nil {
+		return nil, fmt.Errorf("agent %s: %w", agent.Name, err)
+	}
 	cgroup := filepath.Join(i.mount, agent.Cgroup)
 	id, err := identity.CgroupID(cgroup)
 	if err != nil {
@@ -151,7 +190,7 @@ func (i *Installation) Judge(ctx context.Context, agent config.Agent, tier bypas
 		return nil, err
 	}
 	j := &bypass.Judge{
-		Tier: tier, UID: i.uid, GID: i.gid, Outside: i.options.Outside, Dir: dir, Tell: tell,
+		Tier: tier, UID: uid, GID: gid, Outside: i.options.Outside, Dir: dir, Tell: tell,
 		Given: bypass.Given{
 			CgroupMount: i.mount, Pins: i.status.Pins, Daemon: i.daemon,
 			Control: i.options.Config.Control.Socket, Guard: i.options.Config.Guard.Socket,
@@ -159,7 +198,7 @@ func (i *Installation) Judge(ctx context.Context, agent config.Agent, tier bypas
 		Gateways: func() (own, others []bypass.Ports, err error) { return i.gateways(id) },
 		Counts:   i.counts,
 		Launch: func(stdin, stdout, stderr *os.File) (func() error, error) {
-			return i.launch(ctx, agent.Name, [3]*os.File{stdin, stdout, stderr}), nil
+			return i.launch(ctx, run, [3]*os.File{stdin, stdout, stderr}), nil
 		},
 	}
 	j.Name = i.known(agent)
@@ -233,7 +272,7 @@ func (i *Installation) counts() (map[string]uint64, error) {
 
 // launch asks the guard for a run. Its end, and why there is none, is told by
 // what it returns.
-func (i *Installation) launch(ctx context.Context, agent string, stdio [3]*os.File) func() error {
+func (i *Installation) launch(ctx context.Context, run guard.Run, stdio [3]*os.File) func() error {
 	ended := make(chan error, 1)
 	// The judge closes its own copies while the guard is still being asked.
 	var copies [3]*os.File
@@ -245,9 +284,7 @@ func (i *Installation) launch(ctx context.Context, agent string, stdio [3]*os.Fi
 		copies[n] = os.NewFile(uintptr(fd), f.Name())
 	}
 	go func() {
-		exit, err := i.guard.Run(ctx, guard.Run{
-			Agent: agent, Args: []string{i.options.Program, bypass.InsideArg}, Env: slices.Clone(i.options.Env), Dir: "/", User: i.options.User,
-		}, copies, nil, nil)
+		exit, err := i.guard.Run(ctx, run, copies, nil, nil)
 		for _, f := range copies {
 			f.Close()
 		}
