@@ -17,7 +17,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 FUZZTIME ?= 20s
 
 VERSION_FLAG := -X github.com/postern/postern/internal/version.Number=$(VERSION)
-GENERATED := bpf/postern_bpfel.go bpf/postern_bpfel.o
+GENERATED := bpf/postern_bpfel.go bpf/postern_bpfel.o bpf/unix_bpfel.go bpf/unix_bpfel.o
 # Heavy tests are modules of their own; test/tools has no code.
 MODULES := $(filter-out test/tools,$(patsubst %/go.mod,%,$(wildcard test/*/go.mod)))
 REPORT = go run ./test/report

@@ -76,6 +76,13 @@ struct {
 	__type(value, struct limit);
 } paces SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct unix_key);
+	__type(value, __u8);
+} unix_paths SEC(".maps");
+
 /* Of one element: the cookie of the gateway's network namespace. 0: unknown. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -59,26 +59,38 @@ enum kind {
 	KIND_INGRESS = 12,        /* a packet that does not come from it */
 	KIND_INTERNAL = 13,       /* a map was full or an allocation failed */
 	KIND_FLOOD = 14,          /* over FLOWS_PER_SECOND */
+	KIND_UNIX = 15,           /* a Unix socket of the host that is not listed */
 	/* from here on: counted only, nothing that anybody has to be told */
-	KIND_REDIRECTED = 15,
-	KIND_RESOLVED = 16,       /* UDP sent to the resolver */
-	KIND_LOOPBACK = 17,       /* loopback, left alone */
-	KIND_TOKEN_SENT = 18,
-	KIND_TOKEN_FAILED = 19,   /* no room for the option: gateway closes */
-	KIND_EVENTS_LOST = 20,    /* ring full */
-	KIND_EVENTS_LIMITED = 21, /* over EVENTS_PER_SECOND */
-	KIND_UDP_PROBE = 22,      /* UDP connect to a virtual address, refused */
-	KIND_ASKED = 23,          /* the gateway was asked for a listener or a dial */
-	KIND_HELD = 24,           /* a packet that waits for the answer */
-	KIND_UNREACHABLE = 25,    /* the upstream did not answer a moment ago */
-	KIND_GLASS = 26,          /* let through: somebody broke the glass */
-	KIND_COUNT = 27,
+	KIND_REDIRECTED = 16,
+	KIND_RESOLVED = 17,       /* UDP sent to the resolver */
+	KIND_LOOPBACK = 18,       /* loopback, left alone */
+	KIND_TOKEN_SENT = 19,
+	KIND_TOKEN_FAILED = 20,   /* no room for the option: gateway closes */
+	KIND_EVENTS_LOST = 21,    /* ring full */
+	KIND_EVENTS_LIMITED = 22, /* over EVENTS_PER_SECOND */
+	KIND_UDP_PROBE = 23,      /* UDP connect to a virtual address, refused */
+	KIND_ASKED = 24,          /* the gateway was asked for a listener or a dial */
+	KIND_HELD = 25,           /* a packet that waits for the answer */
+	KIND_UNREACHABLE = 26,    /* the upstream did not answer a moment ago */
+	KIND_GLASS = 27,          /* let through: somebody broke the glass */
+	KIND_COUNT = 28,
 };
 
 /* policy: cgroup id -> policy */
 struct policy_entry {
 	__u32 id;
-	__u32 flags; /* none defined yet: must be zero */
+	__u32 flags;
+};
+
+/* Unix sockets of the host are those of unix_paths, and no others. */
+#define POLICY_UNIX_LISTED 1
+
+/* unix_paths: Unix sockets that a policy may reach, as the caller writes them */
+#define POSTERN_UNIX_PATH 108 /* sun_path, filled up with zeros */
+
+struct unix_key {
+	__u32 policy;
+	char path[POSTERN_UNIX_PATH];
 };
 
 /*

@@ -105,19 +105,20 @@ const (
 	PosternKindKIND_INGRESS        PosternKind = 12
 	PosternKindKIND_INTERNAL       PosternKind = 13
 	PosternKindKIND_FLOOD          PosternKind = 14
-	PosternKindKIND_REDIRECTED     PosternKind = 15
-	PosternKindKIND_RESOLVED       PosternKind = 16
-	PosternKindKIND_LOOPBACK       PosternKind = 17
-	PosternKindKIND_TOKEN_SENT     PosternKind = 18
-	PosternKindKIND_TOKEN_FAILED   PosternKind = 19
-	PosternKindKIND_EVENTS_LOST    PosternKind = 20
-	PosternKindKIND_EVENTS_LIMITED PosternKind = 21
-	PosternKindKIND_UDP_PROBE      PosternKind = 22
-	PosternKindKIND_ASKED          PosternKind = 23
-	PosternKindKIND_HELD           PosternKind = 24
-	PosternKindKIND_UNREACHABLE    PosternKind = 25
-	PosternKindKIND_GLASS          PosternKind = 26
-	PosternKindKIND_COUNT          PosternKind = 27
+	PosternKindKIND_UNIX           PosternKind = 15
+	PosternKindKIND_REDIRECTED     PosternKind = 16
+	PosternKindKIND_RESOLVED       PosternKind = 17
+	PosternKindKIND_LOOPBACK       PosternKind = 18
+	PosternKindKIND_TOKEN_SENT     PosternKind = 19
+	PosternKindKIND_TOKEN_FAILED   PosternKind = 20
+	PosternKindKIND_EVENTS_LOST    PosternKind = 21
+	PosternKindKIND_EVENTS_LIMITED PosternKind = 22
+	PosternKindKIND_UDP_PROBE      PosternKind = 23
+	PosternKindKIND_ASKED          PosternKind = 24
+	PosternKindKIND_HELD           PosternKind = 25
+	PosternKindKIND_UNREACHABLE    PosternKind = 26
+	PosternKindKIND_GLASS          PosternKind = 27
+	PosternKindKIND_COUNT          PosternKind = 28
 )
 
 type PosternLimit struct {
@@ -181,6 +182,12 @@ type PosternSockState struct {
 	Flow        PosternFlow
 }
 
+type PosternUnixKey struct {
+	_      structs.HostLayout
+	Policy uint32
+	Path   [108]int8
+}
+
 type PosternVerdict uint32
 
 const (
@@ -217,6 +224,7 @@ const (
 	PosternMapPolicy               = "policy"
 	PosternMapSk                   = "sk"
 	PosternMapStats                = "stats"
+	PosternMapUnixPaths            = "unix_paths"
 	PosternMapVerdicts             = "verdicts"
 	PosternProgPosternBind4        = "postern_bind4"
 	PosternProgPosternBind6        = "postern_bind6"
@@ -319,6 +327,7 @@ type PosternMapSpecs struct {
 	Policy       *ebpf.MapSpec `ebpf:"policy"`
 	Sk           *ebpf.MapSpec `ebpf:"sk"`
 	Stats        *ebpf.MapSpec `ebpf:"stats"`
+	UnixPaths    *ebpf.MapSpec `ebpf:"unix_paths"`
 	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
 }
 
@@ -369,6 +378,7 @@ type PosternMaps struct {
 	Policy       *ebpf.Map `ebpf:"policy"`
 	Sk           *ebpf.Map `ebpf:"sk"`
 	Stats        *ebpf.Map `ebpf:"stats"`
+	UnixPaths    *ebpf.Map `ebpf:"unix_paths"`
 	Verdicts     *ebpf.Map `ebpf:"verdicts"`
 }
 
@@ -390,6 +400,7 @@ func (m *PosternMaps) Close() error {
 		m.Policy,
 		m.Sk,
 		m.Stats,
+		m.UnixPaths,
 		m.Verdicts,
 	)
 }

@@ -121,7 +121,23 @@ func (o *doors) ensure(cfg *config.Config, a *config.Agent) error {
 		return err
 	}
 	// Last: from here on the agent has a way, and it leads to the gateway.
-	return o.daemon.kernel.SetPolicy(id, r.policy)
+	return o.enter(ask, id, r, a.Unix)
+}
+
+// enter puts an agent's cgroup under its policy. Where the kernel cannot hold it
+// to its list of Unix sockets it is not let in: who wrote a list relies on it.
+func (o *doors) enter(ctx context.Context, id uint64, r *resident, paths []string) error {
+	if paths != nil {
+		status, err := o.daemon.guard.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if len(status.Optional) == 0 {
+			return errors.Join(errors.New("unix: this kernel cannot hold Unix sockets (Linux 6.7 can); remove the key, or use the tier workspace or strict"),
+				o.daemon.kernel.RemovePolicy(id))
+		}
+	}
+	return o.daemon.kernel.SetPolicy(id, r.policy, paths)
 }
 
 // usesOf is what an agent has on loopback: the ports that are listed for it,

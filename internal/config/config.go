@@ -83,6 +83,7 @@ type Agent struct {
 	User     string    `yaml:"user,omitempty"`     // who runs of the tier strict run as
 	Mounts   []Mount   `yaml:"mounts,omitempty"`   // what runs in a sandbox see besides the system
 	Publish  []int     `yaml:"publish,omitempty"`  // ports of runs that the host may reach
+	Unix     []string  `yaml:"unix,omitempty"`     // the Unix sockets that it may reach; nil: any
 	Loopback []int     `yaml:"loopback,omitempty"` // ports on loopback that it may dial past the gateway
 }
 

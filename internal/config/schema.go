@@ -66,6 +66,10 @@ func (d *decoder) agent(n *yaml.Node) Agent {
 				"groups": d.strs(&a.RunBy.Groups, "groups", isPerson),
 			})
 		},
+		"unix": func(n *yaml.Node) {
+			a.Unix = []string{}
+			d.strs(&a.Unix, "unix", isPath)(n)
+		},
 		"loopback": d.ports(&a.Loopback, "loopback"),
 		"tier":     d.word(&a.Tier, "tier", "redirected", "workspace", "strict"),
 		"user":     d.str(&a.User, "user", isPerson),

@@ -200,6 +200,8 @@ func (c call) do() (got answer, err error) {
 		}
 	case "connect":
 		err = connect(c.FD, sockaddr(c.Addr))
+	case "connect_unix":
+		err = unix.Connect(c.FD, &unix.SockaddrUnix{Name: c.Addr})
 	case "disconnect":
 		unspec := [16]byte{} // a sockaddr of family AF_UNSPEC
 		_, _, got.Errno = unix.Syscall(unix.SYS_CONNECT, uintptr(c.FD), uintptr(unsafe.Pointer(&unspec)), unsafe.Sizeof(unspec))

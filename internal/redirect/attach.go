@@ -91,6 +91,8 @@ type Report struct {
 	Attached []string // were not attached, or to a cgroup that is gone
 	Updated  []string // had an older program, replaced without a gap
 	Kept     []string // were as they should be
+	Optional []string // hooks of newer kernels that are attached
+	Missing  string   // what this kernel cannot, and the core does without; empty: nothing
 }
 
 // ErrOtherCgroup: the programs hold another cgroup that still exists. Moving
@@ -134,6 +136,9 @@ func Attach(o Options) (Report, error) {
 		}
 	}
 	if err := pinReuseport(o, objects.PosternReuseport); err != nil {
+		return report, err
+	}
+	if err := attachOptional(o, cgroup, id, &report); err != nil {
 		return report, err
 	}
 	return report, removeLayouts(o)
@@ -406,6 +411,9 @@ func Detach(o Options) error {
 	}
 	defer unlock()
 	// Opposite to attaching: what only denies goes last.
+	if err := removeOptional(o); err != nil {
+		return err
+	}
 	others, err := otherLayouts(o)
 	if err != nil {
 		return err

@@ -41,6 +41,7 @@ type Status struct {
 	CgroupID uint64      `json:"cgroup_id"`
 	Pins     string      `json:"pins"`
 	Links    []LinkState `json:"links"`
+	Optional []LinkState `json:"optional"` // hooks that newer kernels have, and that are attached
 	Problems []Problem   `json:"problems"`
 }
 
@@ -51,7 +52,7 @@ func Check(o Options) []Problem { return StatusOf(o).Problems }
 
 // StatusOf reads the attachment of the cgroup.
 func StatusOf(o Options) Status {
-	s := Status{Cgroup: o.Cgroup, Pins: filepath.Join(o.base(), layout), Links: []LinkState{}, Problems: []Problem{}}
+	s := Status{Cgroup: o.Cgroup, Pins: filepath.Join(o.base(), layout), Links: []LinkState{}, Optional: []LinkState{}, Problems: []Problem{}}
 	problem := func(hook, format string, args ...any) {
 		s.Problems = append(s.Problems, Problem{Hook: hook, Detail: fmt.Sprintf(format, args...)})
 	}
@@ -87,6 +88,9 @@ func StatusOf(o Options) Status {
 		}
 		s.Links = append(s.Links, state)
 	}
+	var problems []Problem
+	s.Optional, problems = optionalState(o, id)
+	s.Problems = append(s.Problems, problems...)
 	return s
 }
 

@@ -34,6 +34,7 @@ const (
 	Ingress       = Kind(bpf.PosternKindKIND_INGRESS)
 	Internal      = Kind(bpf.PosternKindKIND_INTERNAL)
 	Flood         = Kind(bpf.PosternKindKIND_FLOOD)
+	Unix          = Kind(bpf.PosternKindKIND_UNIX)
 	Redirected    = Kind(bpf.PosternKindKIND_REDIRECTED)
 	Resolved      = Kind(bpf.PosternKindKIND_RESOLVED)
 	Loopback      = Kind(bpf.PosternKindKIND_LOOPBACK)
@@ -63,6 +64,7 @@ var kindNames = map[Kind]string{
 	Ingress:       "ingress",
 	Internal:      "internal",
 	Flood:         "flood",
+	Unix:          "unix",
 	Redirected:    "redirected",
 	Resolved:      "resolved",
 	Loopback:      "loopback",

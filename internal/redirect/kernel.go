@@ -21,7 +21,7 @@ import (
 var (
 	daemonMaps = []string{
 		bpf.PosternMapPolicy, bpf.PosternMapLoopback, bpf.PosternMapFlows, bpf.PosternMapDnsSrc, bpf.PosternMapEvents,
-		bpf.PosternMapStats, bpf.PosternMapAsks, bpf.PosternMapVerdicts, bpf.PosternMapDestinations,
+		bpf.PosternMapStats, bpf.PosternMapUnixPaths, bpf.PosternMapAsks, bpf.PosternMapVerdicts, bpf.PosternMapDestinations,
 	}
 	guardMaps = []string{bpf.PosternMapListeners, bpf.PosternMapGateways, bpf.PosternMapHome, bpf.PosternMapGlass}
 	innerMaps = []string{bpf.PosternMapSk, bpf.PosternMapLimits, bpf.PosternMapPaces, bpf.PosternMapAsked}
@@ -147,12 +147,64 @@ func PolicyID(agent string) uint32 {
 
 // SetPolicy puts the cgroup and all below it under the policy, unless one
 // below has a policy of its own. The id 0 is not a policy.
-func (k *Kernel) SetPolicy(cgroupID uint64, policyID uint32) error {
+//
+// With unixPaths that are not nil its agents, in the gateway's network
+// namespace, reach the Unix sockets at these paths only, byte by byte as a
+// program names them. It takes the hooks of Linux 6.7 (Status.Optional says
+// whether they are attached).
+func (k *Kernel) SetPolicy(cgroupID uint64, policyID uint32, unixPaths []string) error {
 	if policyID == 0 || cgroupID == 0 {
 		return fmt.Errorf("set policy %d of cgroup %d: 0 is no id", policyID, cgroupID)
 	}
-	if err := k.maps[bpf.PosternMapPolicy].Put(cgroupID, bpf.PosternPolicyEntry{Id: policyID}); err != nil {
+	if err := k.listUnix(policyID, unixPaths); err != nil {
+		return err
+	}
+	entry := bpf.PosternPolicyEntry{Id: policyID}
+	if unixPaths != nil {
+		entry.Flags = unixListed
+	}
+	if err := k.maps[bpf.PosternMapPolicy].Put(cgroupID, entry); err != nil {
 		return fmt.Errorf("set policy %d of cgroup %d: %w", policyID, cgroupID, err)
+	}
+	return nil
+}
+
+// unixListed is POLICY_UNIX_LISTED.
+const unixListed = 1
+
+// listUnix makes the paths of a policy those of the list.
+func (k *Kernel) listUnix(policyID uint32, paths []string) error {
+	m := k.maps[bpf.PosternMapUnixPaths]
+	keep := map[bpf.PosternUnixKey]bool{}
+	for _, p := range paths {
+		key := bpf.PosternUnixKey{Policy: policyID}
+		if len(p) == 0 || len(p) >= len(key.Path) {
+			return fmt.Errorf("Unix socket %q: a path has 1 to %d bytes", p, len(key.Path)-1)
+		}
+		for i := range len(p) {
+			key.Path[i] = int8(p[i])
+		}
+		if err := m.Put(key, uint8(1)); err != nil {
+			return fmt.Errorf("list the Unix socket %s: %w", p, err)
+		}
+		keep[key] = true
+	}
+	var key bpf.PosternUnixKey
+	var value uint8
+	var gone []bpf.PosternUnixKey
+	entries := m.Iterate()
+	for entries.Next(&key, &value) {
+		if key.Policy == policyID && !keep[key] {
+			gone = append(gone, key)
+		}
+	}
+	if err := entries.Err(); err != nil {
+		return fmt.Errorf("list the Unix sockets: %w", err)
+	}
+	for _, key := range gone {
+		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("forget a Unix socket: %w", err)
+		}
 	}
 	return nil
 }

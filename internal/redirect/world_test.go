@@ -142,7 +142,7 @@ func (w *world) cgroup(name string, policy uint32) (path string, id uint64) {
 	id, err := identity.CgroupID(path)
 	w.must(err)
 	if policy != 0 {
-		w.must(w.kernel.SetPolicy(id, policy))
+		w.must(w.kernel.SetPolicy(id, policy, nil))
 	}
 	return path, id
 }
