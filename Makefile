@@ -110,11 +110,16 @@ setup-bench:
 	@test/tools/setup postgresql-15 postgresql-client-15 pgbouncer
 
 .PHONY: bench
-bench: bench-postgres ## every benchmark, side by side with what one would have instead
+bench: bench-postgres bench-connect ## every benchmark, side by side with what one would have instead
 
 .PHONY: bench-postgres
 bench-postgres: setup-bench build ## pgbench: direct, through pgbouncer, through the gateway (as root, ten minutes)
 	@go run ./test/bench
+
+.PHONY: bench-connect
+bench-connect: ## connections: direct, through a proxy, by iptables, by the kernel programs (as root, a minute)
+	@test/tools/setup iptables
+	@go run ./test/bench -connections -rounds 9
 
 .PHONY: clean
 clean: ## remove build/, kernels and tools included

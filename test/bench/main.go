@@ -5,6 +5,9 @@
 // recording are on. It needs root, PostgreSQL, pgbouncer and the programs in
 // build/.
 //
+// With -connections it measures instead what a connection costs an agent: see
+// connect.go.
+//
 // Start with run; rows.go has what is measured.
 package main
 
@@ -13,7 +16,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -25,21 +27,31 @@ type options struct {
 	rounds int
 	time   time.Duration
 	only   string
+
+	connections bool
 }
 
 func main() {
+	if role := os.Getenv(roleEnv); role != "" {
+		os.Exit(play(role))
+	}
 	var o options
 	flag.StringVar(&o.build, "build", "build", "folder of the four programs")
 	flag.IntVar(&o.rounds, "rounds", 5, "how often each row is measured at each peer")
 	flag.DurationVar(&o.time, "time", 2*time.Second, "how long one measurement takes")
 	flag.StringVar(&o.only, "only", "", "only rows whose name holds this")
+	flag.BoolVar(&o.connections, "connections", false, "measure connections instead of PostgreSQL")
 	flag.Parse()
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "bench: it attaches kernel programs, so it takes root: sudo make bench")
 		os.Exit(1)
 	}
 	os.Exit(servers.Isolated(func() int {
-		if err := run(o); err != nil {
+		measure := run
+		if o.connections {
+			measure = connections
+		}
+		if err := measure(o); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			return 1
 		}
@@ -71,9 +83,9 @@ func run(o options) (err error) {
 		}
 		fmt.Printf("%-24s %9.0f %9.0f %9.0f  %9.2f %9.2f  %9.1f %9.1f\n", row.name, median[direct], median[bouncer], median[postern],
 			median[postern]/median[direct], median[postern]/median[bouncer], cost[bouncer], cost[postern])
-		figures = append(figures,
-			fmt.Sprintf("figure postgres/%s/direct %.3f", row.name, median[postern]/median[direct]),
-			fmt.Sprintf("figure postgres/%s/pgbouncer %.3f", row.name, median[postern]/median[bouncer]))
+		for _, p := range []peer{direct, bouncer} {
+			figures = append(figures, figure("postgres", row.name, string(p), median[postern]/median[p]))
+		}
 	}
 	if strings.Contains("idle-1000", o.only) {
 		figure, err := r.idle()
@@ -94,30 +106,18 @@ func run(o options) (err error) {
 // between takes for one, in microseconds.
 func (r *rig) measure(row row) (tps, cost map[peer]float64, err error) {
 	rates, costs := map[peer][]float64{}, map[peer][]float64{}
-	for round := range r.options.rounds {
-		order := []peer{direct, bouncer, postern}
-		for i := range order {
-			p := order[(i+round)%len(order)]
-			before := r.processorTime(p, row.tls)
-			rate, err := r.pgbench(row, p)
-			if err != nil {
-				return nil, nil, fmt.Errorf("%s: %w", p, err)
-			}
-			took := r.processorTime(p, row.tls) - before
-			rates[p] = append(rates[p], rate)
-			costs[p] = append(costs[p], float64(took.Microseconds())/(rate*r.options.time.Seconds()))
+	err = inTurns(r.options.rounds, []peer{direct, bouncer, postern}, func(p peer) error {
+		before := r.processorTime(p, row.tls)
+		rate, err := r.pgbench(row, p)
+		if err != nil {
+			return err
 		}
-	}
-	return medians(rates), medians(costs), nil
-}
-
-func medians(all map[peer][]float64) map[peer]float64 {
-	out := map[peer]float64{}
-	for p, values := range all {
-		slices.Sort(values)
-		out[p] = values[len(values)/2]
-	}
-	return out
+		took := r.processorTime(p, row.tls) - before
+		rates[p] = append(rates[p], rate)
+		costs[p] = append(costs[p], float64(took.Microseconds())/(rate*r.options.time.Seconds()))
+		return nil
+	})
+	return medians(rates), medians(costs), err
 }
 
 func absolute(path string) string {

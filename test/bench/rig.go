@@ -252,7 +252,7 @@ func (r *rig) idle() (string, error) {
 	}
 	fmt.Printf("%-28s %d sessions: %.1f MiB of memory (%.1f MiB without); goal %d MiB\n", "idle-1000", sessions,
 		float64(with)/(1<<20), float64(before)/(1<<20), idleGoal>>20)
-	return fmt.Sprintf("figure postgres/idle-1000/goal %.3f", float64(idleGoal)/float64(with)), nil
+	return figure("postgres", "idle-1000", "goal", float64(idleGoal)/float64(with)), nil
 }
 
 func (r *rig) sessions() (int, error) {

@@ -314,16 +314,16 @@ func (p *Postern) Stop() error {
 	if err := unix.Unmount(filepath.Join(p.Dir, "bpf"), unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
 		errs = append(errs, err)
 	}
-	removeCgroups(filepath.Join(p.mount, p.Root))
+	RemoveCgroups(filepath.Join(p.mount, p.Root))
 	return errors.Join(errs...)
 }
 
-// removeCgroups removes a tree of cgroups, deepest first.
-func removeCgroups(root string) {
+// RemoveCgroups removes a tree of cgroups, deepest first.
+func RemoveCgroups(root string) {
 	entries, _ := os.ReadDir(root)
 	for _, e := range entries {
 		if e.IsDir() {
-			removeCgroups(filepath.Join(root, e.Name()))
+			RemoveCgroups(filepath.Join(root, e.Name()))
 		}
 	}
 	await(func() error { //nolint:errcheck // what stays is empty and harmless
