@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 	"github.com/postern/postern/internal/identity"
 	"github.com/postern/postern/internal/redirect"
+	"github.com/postern/postern/internal/sandbox"
 	"github.com/postern/postern/pkg/control"
 )
 
@@ -48,6 +50,11 @@ func (c *cli) showStatus(s control.Status) error {
 	}
 	if err := c.out.table(rows); err != nil {
 		return err
+	}
+	for _, tier := range sandbox.Tiers {
+		if slices.ContainsFunc(s.Agents, func(a control.Agent) bool { return a.Tier == string(tier) }) {
+			fmt.Fprintf(c.out, "tier %s, at least, leaves open: %s\n", tier, tier.Open())
+		}
 	}
 	fmt.Fprintln(c.out)
 	rows = [][]string{{"TARGET", "PROTOCOL", "HOSTS"}}
