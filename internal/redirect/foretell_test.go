@@ -92,8 +92,10 @@ func TestConnectWaitsForASlowUpstream(t *testing.T) {
 	records := echo(t, l, l.Accept)
 	fd := a.socket(unix.AF_INET, unix.SOCK_STREAM)
 	asked := w.answer(Wait)
-	answered := make(chan time.Time, 1)
+	answered, done := make(chan time.Time, 1), make(chan struct{})
+	defer func() { <-done }()
 	go func() {
+		defer close(done)
 		token := (<-asked).Record.Token
 		time.Sleep(time.Second)
 		answered <- time.Now()
