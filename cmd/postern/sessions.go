@@ -25,19 +25,19 @@ func (c *cli) sessionsCommand() *cobra.Command {
 			if since > 0 {
 				filter.Since = time.Now().Add(-since)
 			}
-			found := []recording.Summary{}
+			found := []entry{}
 			for s, err := range recording.Sessions(c.recordings(), filter) {
 				if err != nil {
 					return err
 				}
-				if found = append(found, s); len(found) == limit {
+				if found = append(found, entry{s, containerIn(s.Path)}); len(found) == limit {
 					break
 				}
 			}
 			if c.json {
 				return c.out.print(found)
 			}
-			rows := [][]string{{"BEGAN", "SESSION", "AGENT", "TARGET", "LASTED", "EVENTS", "STATE"}}
+			rows := [][]string{{"BEGAN", "SESSION", "AGENT", "CONTAINER", "TARGET", "LASTED", "EVENTS", "STATE"}}
 			for _, s := range found {
 				lasted, events, state := "", "", "open"
 				if s.How != "" {
@@ -46,7 +46,7 @@ func (c *cli) sessionsCommand() *cobra.Command {
 				if s.Removed {
 					state = "removed"
 				}
-				rows = append(rows, []string{s.Opened.Local().Format(time.DateTime), s.Session, s.Agent, s.Target, lasted, events, state})
+				rows = append(rows, []string{s.Opened.Local().Format(time.DateTime), s.Session, s.Agent, safe(containerOf(s.Container)), s.Target, lasted, events, state})
 			}
 			return c.out.table(rows)
 		},
@@ -56,6 +56,43 @@ func (c *cli) sessionsCommand() *cobra.Command {
 	cmd.Flags().DurationVar(&since, "since", 0, "only of the last …, such as 24h")
 	cmd.Flags().IntVar(&limit, "limit", 100, "at most this many")
 	return cmd
+}
+
+// entry is a session, and the container that its agent was in.
+type entry struct {
+	recording.Summary
+	Container *recording.Container `json:"container,omitempty"`
+}
+
+// containerIn reads the beginning of a session's file, where the container is.
+// A file that is not there any more has none.
+func containerIn(path string) *recording.Container {
+	r, err := recording.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer r.Close()
+	for range 2 { // behind opened
+		e, err := r.Next()
+		if err != nil {
+			return nil
+		}
+		if c, ok := e.Body.(*recording.Container); ok {
+			return c
+		}
+	}
+	return nil
+}
+
+// containerOf is what people call a container.
+func containerOf(c *recording.Container) string {
+	switch {
+	case c == nil:
+		return ""
+	case c.Engine == "runc" || c.ID == "":
+		return c.Engine + " " + c.Name
+	}
+	return strings.TrimSpace(fmt.Sprintf("%s %.12s %s", c.Engine, c.ID, c.Name))
 }
 
 func (c *cli) replayCommand() *cobra.Command {
@@ -144,6 +181,8 @@ func (p *player) show(e recording.Event) error {
 	switch b := e.Body.(type) {
 	case *recording.Opened:
 		say("──", "agent %s (%s, pid %d, uid %d) → %s, target %s", b.Agent, safe(b.Comm), b.PID, b.UID, hostOf(b), b.Target)
+	case *recording.Container:
+		say("──", "in the container %s", safe(containerOf(b)))
 	case *recording.Intent:
 		say("──", "%s as %s, database %s", b.Purpose, safe(b.User), safe(b.Database))
 	case *recording.Upstream:

@@ -50,10 +50,11 @@ type doors struct {
 	mount   string
 	cgroups *identity.Cgroups
 
-	mu        sync.Mutex
-	residents map[string]*resident // by agent
-	open      map[doorKey]*door
-	closed    bool
+	containers *containers
+	mu         sync.Mutex
+	residents  map[string]*resident // by agent
+	open       map[doorKey]*door
+	closed     bool
 }
 
 func newDoors(ctx context.Context, d *daemon, mount string) (*doors, error) {
@@ -62,7 +63,7 @@ func newDoors(ctx context.Context, d *daemon, mount string) (*doors, error) {
 		return nil, err
 	}
 	return &doors{
-		ctx: ctx, daemon: d, mount: mount, cgroups: cgroups,
+		ctx: ctx, daemon: d, mount: mount, cgroups: cgroups, containers: newContainers(d.guard),
 		residents: map[string]*resident{}, open: map[doorKey]*door{},
 	}, nil
 }

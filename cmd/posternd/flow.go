@@ -21,6 +21,9 @@ func (o *doors) flowOf(r *resident, record redirect.Record) engine.Flow {
 	if path, err := o.cgroups.Path(record.CgroupID); err == nil {
 		f.Cgroup = strings.TrimPrefix(path, o.mount)
 		f.Run = runOf(f.Cgroup, r.path)
+		if f.Run == "" {
+			f.Container = o.containers.of(o.ctx, record.CgroupID, f.Cgroup, r.path)
+		}
 	}
 	f.Name, f.Unclear = o.daemon.names.meant(r.agent, record.Original)
 	if facts, err := identity.AtAccept(int(record.TGID)); err == nil {

@@ -9,11 +9,13 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/postern/postern/internal/secret"
@@ -82,6 +84,20 @@ type Flow struct {
 	Original netip.AddrPort // where the agent dialled
 	Name     string         // the name the resolver had answered that address for
 	Unclear  string         // such names, when they are of different targets and Name is empty
+
+	Container Container
+}
+
+// Container is the container that the caller is in. Engine is empty when it is
+// in none, Name when it is not known.
+type Container struct{ Engine, ID, Name string }
+
+// String is for logs: the name where it is known.
+func (c Container) String() string {
+	if c.Name == "" && len(c.ID) > 12 {
+		return c.Engine + ":" + c.ID[:12]
+	}
+	return strings.TrimSuffix(c.Engine+":"+cmp.Or(c.Name, c.ID), ":")
 }
 
 // Intent is what a client wants from a target before its first request.

@@ -102,7 +102,7 @@ func (s *session) end() {
 	}
 	s.gateway.leave(s)
 	s.gateway.Metrics.ended(s, in, out)
-	s.gateway.Log.Info("session ended", "session", s.flow.Session, "agent", s.flow.Agent,
+	s.gateway.Log.Info("session ended", "session", s.flow.Session, "agent", s.flow.Agent, "container", s.flow.Container.String(),
 		"target", s.targetName(), "duration", s.gateway.Now().Sub(s.began).Round(time.Millisecond), "error", text)
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/postern/postern/internal/identity"
 	"github.com/postern/postern/internal/redirect"
 )
 
@@ -106,6 +107,14 @@ func (c Client) Cgroup(ctx context.Context, relative string) (uint64, error) {
 	r, files, err := c.ask(ctx, request{Op: opCgroup, Cgroup: relative})
 	closeAll(files)
 	return r.CgroupID, err
+}
+
+// Container asks which container a cgroup of an agent is of, relative to the
+// cgroup2 root; nil: of none.
+func (c Client) Container(ctx context.Context, cgroup string) (*identity.Container, error) {
+	r, files, err := c.ask(ctx, request{Op: opNamed, Cgroup: cgroup})
+	closeAll(files)
+	return r.Container, err
 }
 
 // Listen asks for an agent's listener at home. The caller closes the files.

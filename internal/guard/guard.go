@@ -182,6 +182,12 @@ func (s *Server) answer(ctx context.Context, conn *net.UnixConn, peer *identity.
 		defer context.AfterFunc(ctx, func() { conn.Close() })()
 		s.doors.attend(conn)
 		return nil
+	case q.Op == opNamed:
+		c, err := s.container(q.Cgroup)
+		if err != nil {
+			return err
+		}
+		return writeReply(conn, reply{Container: c})
 	case q.Op == opListen:
 		return s.listen(conn, q)
 	case q.Op == opKeep && q.Door != nil:

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/postern/postern/internal/identity"
 	"github.com/postern/postern/internal/redirect"
 )
 
@@ -26,6 +27,7 @@ const (
 	opListen = "listen" // open an agent's listener
 	opKeep   = "keep"   // keep a listener that the daemon has
 	opGlass  = "glass"  // let agents past the gateway for a while; for root
+	opNamed  = "named"  // the container that a cgroup is of
 	opRun    = "run"    // launch an agent
 
 	// maxRequest is room for the arguments and environment that Linux lets a
@@ -78,7 +80,9 @@ type reply struct {
 	Exit    *Exit                `json:"exit,omitempty"`
 	Door    *redirect.Door       `json:"door,omitempty"`   // a listener; its sockets travel with it
 	Closed  *redirect.Door       `json:"closed,omitempty"` // a listener that is no longer
-	Again   bool                 `json:"again,omitempty"`  // the policy root was made anew
+	// Container is what a cgroup is of; nil: of none.
+	Container *identity.Container `json:"container,omitempty"`
+	Again     bool                `json:"again,omitempty"` // the policy root was made anew
 }
 
 // signal is what a client of a run sends while it runs.

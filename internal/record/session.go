@@ -77,12 +77,16 @@ func (s *Session) append(b recording.Body) error {
 
 func (s *Session) open(m Meta, journal recording.Hash) error {
 	f := &m.Flow
-	return s.append(&recording.Opened{
+	err := s.append(&recording.Opened{
 		Session: f.Session, Agent: f.Agent, Run: f.Run, Cgroup: f.Cgroup, CgroupID: f.CgroupID, Netns: f.Netns,
 		PID: f.PID, TID: f.TID, UID: f.UID, GID: f.GID, Comm: f.Comm, Exe: f.Exe, Started: f.Started,
 		Original: f.Original, Name: f.Name, Target: m.Target, Protocol: m.Protocol,
 		Generation: m.Generation, ConfigHash: m.ConfigHash, Journal: journal,
 	})
+	if c := f.Container; err == nil && c.Engine != "" {
+		err = s.append(&recording.Container{Engine: c.Engine, ID: c.ID, Name: c.Name})
+	}
+	return err
 }
 
 // Intent records what the client wants before its first request.

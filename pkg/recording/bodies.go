@@ -69,6 +69,27 @@ func (o *Opened) parse(d *decoder) {
 	o.Generation, o.ConfigHash, o.Journal = d.uint(), d.hash(), d.hash()
 }
 
+// Container is the container that the agent was in, if it was in one.
+type Container struct {
+	Engine string `json:"engine"`
+	ID     string `json:"id"`
+	Name   string `json:"name,omitempty"` // when it was known
+}
+
+// Kind implements Body.
+func (*Container) Kind() Kind { return KindContainer }
+
+// AppendTo implements Body.
+func (c *Container) AppendTo(dst []byte) []byte {
+	dst = appendString(dst, c.Engine)
+	dst = appendString(dst, c.ID)
+	return appendString(dst, c.Name)
+}
+
+func (c *Container) parse(d *decoder) {
+	c.Engine, c.ID, c.Name = d.string(), d.string(), d.string()
+}
+
 // Intent is what the client wanted before its first request.
 type Intent struct {
 	Purpose    string `json:"purpose"`

@@ -79,9 +79,11 @@
 //	10 denial    Denial
 //	11 outcome   Outcome
 //	12 end       End
+//	13 container Container
 //
 // A reader passes over kinds it does not know ([Unknown]); their hashes count
-// all the same.
+// all the same. Container, which follows opened where there is one, came after
+// the others.
 //
 // The body of a rows event is a sequence of rows, each with its length in 4
 // bytes before it. A row is the body of PostgreSQL's DataRow: a count in 2

@@ -22,6 +22,7 @@ const (
 	KindDenial
 	KindOutcome
 	KindEnd
+	KindContainer
 
 	KindStarted        Kind = 64
 	KindSessionOpened  Kind = 65
@@ -34,7 +35,8 @@ var kindNames = map[Kind]string{
 	KindOpened: "opened", KindIntent: "intent", KindUpstream: "upstream", KindRequest: "request",
 	KindVerdict: "verdict", KindApproval: "approval", KindFields: "fields", KindRows: "rows",
 	KindData: "data", KindDenial: "denial", KindOutcome: "outcome", KindEnd: "end",
-	KindStarted: "started", KindSessionOpened: "session-opened", KindSessionClosed: "session-closed",
+	KindContainer: "container",
+	KindStarted:   "started", KindSessionOpened: "session-opened", KindSessionClosed: "session-closed",
 	KindSessionRemoved: "session-removed", KindStopped: "stopped",
 }
 
@@ -94,6 +96,8 @@ func parseBody(k Kind, payload []byte) (Body, error) {
 		p = new(Outcome)
 	case KindEnd:
 		p = new(End)
+	case KindContainer:
+		p = new(Container)
 	case KindStarted:
 		p = new(Started)
 	case KindSessionOpened:

@@ -211,12 +211,9 @@ func (*runc) name() string             { return "runc" }
 func (*runc) agent() string            { return "rc" }
 func (*runc) start(string) error       { return nil }
 func (r *runc) stop() error            { return nil }
-func (r *runc) root() []string         { return []string{"--root", filepath.Join(r.dir, "state")} }
 func (r *runc) bundle(n string) string { return filepath.Join(r.dir, n) }
 
-func (r *runc) command(args ...string) *exec.Cmd {
-	return exec.Command("/usr/sbin/runc", append(r.root(), args...)...)
-}
+func (r *runc) command(args ...string) *exec.Cmd { return exec.Command("/usr/sbin/runc", args...) }
 
 // prepare writes a bundle: what `runc spec` suggests, with a cgroup of the
 // agent's and the network.
