@@ -71,10 +71,12 @@ var system = []string{
 // hidden are directories in those that are nobody's business inside.
 var hidden = []string{"/etc/postern", "/etc/systemd/system"}
 
-// Args are bubblewrap's, up to the command.
+// Args are bubblewrap's, up to the command. There is no --die-with-parent: the
+// parent would be a thread of the guard, which ends when Go's runtime wants it
+// to. The guard kills the run's cgroup.
 func (b Box) Args() ([]string, error) {
 	args := []string{
-		"--unshare-pid", "--unshare-ipc", "--unshare-uts", "--die-with-parent", "--cap-add", "ALL",
+		"--unshare-pid", "--unshare-ipc", "--unshare-uts", "--cap-add", "ALL",
 		"--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/dev/shm",
 		"--perms", "1777", "--tmpfs", "/tmp", "--perms", "1777", "--tmpfs", "/var/tmp",
 		"--perms", "0755", "--tmpfs", "/run", "--symlink", "../run", "/var/run",
