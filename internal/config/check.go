@@ -53,6 +53,25 @@ func isPath(s string) (string, string) {
 	return "", ""
 }
 
+// isMountPath also takes a path below the home of who the run is.
+func isMountPath(s string) (string, string) {
+	if below, ok := strings.CutPrefix(s, "~/"); ok && path.Clean(below) == below && below != "." && below != ".." && !strings.HasPrefix(below, "../") {
+		return "", ""
+	}
+	if !path.IsAbs(s) || path.Clean(s) != s {
+		return "is not an absolute path", "begin it with / or ~/ and leave out . and .."
+	}
+	return "", ""
+}
+
+// isAgentUser: the guard refuses root by its uid too.
+func isAgentUser(s string) (string, string) {
+	if s == "root" || s == "0" {
+		return "is root", "make a user of the agent's own: an agent that is root can leave its cgroup"
+	}
+	return isPerson(s)
+}
+
 func isListen(s string) (string, string) {
 	if strings.HasPrefix(s, "/") {
 		return isPath(s)

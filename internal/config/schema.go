@@ -72,13 +72,13 @@ func (d *decoder) agent(n *yaml.Node) Agent {
 		},
 		"loopback": d.ports(&a.Loopback, "loopback"),
 		"tier":     d.word(&a.Tier, "tier", "redirected", "workspace", "strict"),
-		"user":     d.str(&a.User, "user", isPerson),
+		"user":     d.str(&a.User, "user", isAgentUser),
 		"publish":  d.ports(&a.Publish, "publish"),
 		"mounts": func(n *yaml.Node) {
 			d.list(n, "mounts", func(e *yaml.Node) {
 				m := Mount{Mode: "ro"}
 				d.mapping(e, "a mount", map[string]reader{
-					"path": d.str(&m.Path, "path", isPath),
+					"path": d.str(&m.Path, "path", isMountPath),
 					"mode": d.word(&m.Mode, "mode", "ro", "rw"),
 				}, "path")
 				a.Mounts = append(a.Mounts, m)
