@@ -42,28 +42,22 @@ Options of all of them:
   --bpffs DIR          where the programs are pinned (default /sys/fs/bpf)
   --daemon-user USER   who posternd runs as, by name or number (default postern)
   --grace TIME         serve: how long connections wait for a daemon that is away (default 15s)
+  --bubblewrap FILE    serve: what makes sandboxes (default: bwrap on the PATH, or /usr/bin/bwrap)
   --json               machine-readable output
 `
 
 // options are the flags of every command.
 type options struct {
 	config, bpffs, daemon string
+	bubblewrap            string
 	json                  bool
 	grace                 time.Duration
 	out                   io.Writer
 }
 
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == guard.LaunchArg {
-		guard.Launch()
+	if guard.Main(os.Args) {
 		return
-	}
-	if len(os.Args) == 2 && os.Args[1] == guard.InsideArg {
-		guard.LaunchInside()
-		return
-	}
-	if len(os.Args) == 2 && os.Args[1] == guard.AnchorArg {
-		guard.HoldFast()
 	}
 	if err := run(os.Args[1:], os.Stdout); err != nil {
 		if !errors.Is(err, errOpen) {
@@ -95,6 +89,7 @@ func run(args []string, out io.Writer) error {
 	flags.StringVar(&o.config, "config", config.DefaultFile, "")
 	flags.StringVar(&o.bpffs, "bpffs", redirect.DefaultBPFFS, "")
 	flags.StringVar(&o.daemon, "daemon-user", "postern", "")
+	flags.StringVar(&o.bubblewrap, "bubblewrap", "", "")
 	flags.BoolVar(&o.json, "json", false, "")
 	flags.DurationVar(&o.grace, "grace", 0, "")
 	err := flags.Parse(args[1:])
@@ -216,7 +211,7 @@ func serve(o options) error {
 		return fmt.Errorf("the policy root is not closed (%s): run `postern-guard attach` first", problems[0])
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	server, err := guard.New(guard.Options{Log: log, Config: o.config, Redirect: where, Daemon: daemon, Grace: o.grace})
+	server, err := guard.New(guard.Options{Log: log, Config: o.config, Redirect: where, Daemon: daemon, Grace: o.grace, Bubblewrap: o.bubblewrap})
 	if err != nil {
 		return err
 	}

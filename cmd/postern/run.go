@@ -48,11 +48,16 @@ func (c *cli) run(ctx context.Context, run guard.Run, args []string) error {
 		return err
 	}
 	for i, bind := range run.Binds {
-		path, mode, _ := strings.Cut(bind, ":")
+		path, mode := bind, ""
+		for _, m := range []string{":ro", ":rw"} {
+			if before, ok := strings.CutSuffix(bind, m); ok {
+				path, mode = before, m
+			}
+		}
 		if path, err = filepath.Abs(path); err != nil {
 			return err
 		}
-		run.Binds[i] = strings.TrimSuffix(path+":"+mode, ":")
+		run.Binds[i] = path + mode
 	}
 	run.Args, run.Env = args, os.Environ()
 	if run.User == "" && os.Geteuid() == 0 && run.Tier != "strict" {

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AnchorArg makes postern-guard the anchor of the policy root.
-const AnchorArg = "anchor"
+// anchorArg makes postern-guard the anchor of the policy root.
+const anchorArg = "anchor"
 
 // anchorName is the anchor's cgroup, below the policy root.
 const anchorName = "postern-anchor"
@@ -33,7 +33,7 @@ func Anchor(root string) error {
 		return fmt.Errorf("anchor the policy root: %w", err)
 	}
 	defer cgroup.Close()
-	cmd := exec.Command("/proc/self/exe", AnchorArg)
+	cmd := exec.Command("/proc/self/exe", anchorArg)
 	cmd.Env, cmd.Dir = []string{}, "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(cgroup.Fd())}
 	if err := cmd.Start(); err != nil {
@@ -46,8 +46,8 @@ func Anchor(root string) error {
 // Weigh removes the anchor.
 func Weigh(root string) error { return removeCgroup(filepath.Join(root, anchorName)) }
 
-// HoldFast is the anchor's life. It ends by SIGKILL and at the host's shutdown.
-func HoldFast() {
+// holdFast is the anchor's life. It ends by SIGKILL and at the host's shutdown.
+func holdFast() {
 	for {
 		unix.Pause() //nolint:errcheck // Go's runtime sends itself signals
 	}

@@ -52,17 +52,20 @@ type Options struct {
 	Redirect redirect.Options // the policy root and its pins
 	Daemon   uint32           // uid of posternd
 	Grace    time.Duration    // how long connections are queued without a daemon; default 15 s
+	// Bubblewrap is its path; empty: what is on the PATH, or DefaultBubblewrap.
+	Bubblewrap string
 }
 
 // Server is the guard's socket.
 type Server struct {
 	Options
-	mount   string // of cgroup v2
-	kernel  *redirect.Kernel
-	doors   *doors
-	slots   chan struct{}
-	runs    sync.WaitGroup
-	closing sync.Mutex // held while the root is being closed again
+	placeholders placeholders
+	mount        string // of cgroup v2
+	kernel       *redirect.Kernel
+	doors        *doors
+	slots        chan struct{}
+	runs         sync.WaitGroup
+	closing      sync.Mutex // held while the root is being closed again
 }
 
 // New returns a server; Serve starts it.

@@ -195,7 +195,7 @@ func TestFind(t *testing.T) {
 }
 
 func TestEnvironmentOfARun(t *testing.T) {
-	env := environment([]string{"HOME=/root", "SSL_CERT_FILE=/own", "KEEP=1"}, who{Name: "nobody", Home: "/nonexistent"})
+	env := environment([]string{"HOME=/root", "SSL_CERT_FILE=/own", "KEEP=1"}, who{Name: "nobody", Home: "/nonexistent"}, false)
 	text := "\n" + strings.Join(env, "\n") + "\n"
 	for _, want := range []string{"KEEP=1", "HOME=/nonexistent", "USER=nobody", "SSL_CERT_FILE=" + bundlePath, "NODE_EXTRA_CA_CERTS=" + rootPath} {
 		if strings.Count(text, "\n"+want+"\n") != 1 {

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -17,13 +19,23 @@ import (
 	"github.com/postern/postern/internal/sandbox"
 )
 
-// LaunchArg makes postern-guard the launcher of a run.
-const LaunchArg = "launch"
+// Arguments that make postern-guard something else than the guard.
+const (
+	launchArg = "launch"        // the launcher of a run
+	insideArg = "launch-inside" // the same, inside of bubblewrap's sandbox
+)
 
 // Descriptors of a launcher besides the three of the command.
 const (
-	planFD = 3
-	failFD = 4
+	planFD   = 3
+	reportFD = 4
+	// complaintFD is what bubblewrap has for standard error: its words are the
+	// guard's to tell.
+	complaintFD = 5
+	// These are empty, and kept free for what is passed on to the launcher inside.
+	stdioFD   = 6 // and the two behind it
+	argsFD    = 9
+	programFD = 10
 )
 
 // launchPlan is what the launcher does.
@@ -33,92 +45,237 @@ type launchPlan struct {
 	Dir   string
 	As    who
 	Files []file
-	Box   *box // nil: the tier redirected
+	Box   *sandbox.Box // nil: the tier redirected
+	Bwrap string       // path of bubblewrap
+	// Filter system calls: set inside.
+	Filter bool
 }
 
-// Launch runs in the new process, inside the run's cgroup and mount namespace
-// and still root. It arranges the file system, gives up every privilege and
-// becomes the command; it returns only to say why it could not.
-func Launch() { launchWith(launch) }
+// report is what a launcher tells the guard, and is told to go on with.
+type report struct {
+	Step   string          `json:"step,omitempty"`
+	Error  string          `json:"error,omitempty"` // why it ends
+	Result *sandbox.Result `json:"result,omitempty"`
+}
 
-func launchWith(launch func() error) {
+// The steps of a launcher. It says each when it is there, and waits to be told
+// the next one after stepNetwork.
+const (
+	stepNetwork = "network" // it is in a network namespace that has lo
+	stepGo      = "go"      // from the guard
+	stepBuilt   = "built"   // what the run sees is gathered
+	stepCommand = "command" // it becomes the command; its pidfd travels along
+)
+
+// Main does what postern-guard is executed for by itself, if it is; it says
+// whether it was.
+func Main(args []string) bool {
+	if len(args) != 2 {
+		return false
+	}
+	switch args[1] {
+	case launchArg:
+		launchWith(launch)
+	case insideArg:
+		launchWith(launchInside)
+	case sandbox.HoldArg:
+		sandbox.Hold()
+	case anchorArg:
+		holdFast()
+	default:
+		return false
+	}
+	return true
+}
+
+// launchWith runs in a new process, inside the run's cgroup and still root. It
+// ends only when the command could not be executed.
+func launchWith(launch func(*net.UnixConn) error) {
 	runtime.LockOSThread() // privileges are the thread's that executes
-	fail := os.NewFile(failFD, "failure")
-	unix.CloseOnExec(failFD)
-	fmt.Fprint(fail, launch())
+	conn, err := reportConn()
+	if err == nil {
+		err = launch(conn)
+		writeFrame(conn, report{Error: err.Error()}) //nolint:errcheck // nobody listens any more
+	}
 	os.Exit(exitNotRun)
 }
 
-// ready is what a launcher writes before it waits for the guard to go on.
-const ready = 0
+// reportConn leaves the descriptor as it is: the launcher inside has it too.
+func reportConn() (*net.UnixConn, error) {
+	fd, err := unix.FcntlInt(reportFD, unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "report")
+	defer f.Close()
+	conn, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.UnixConn), nil
+}
 
-// launch executes the command, or says why not.
-func launch() error {
-	in := os.NewFile(planFD, "plan")
-	plan, err := readPlan(in)
+// launch is the first launcher's work: for the tier redirected all of it.
+func launch(conn *net.UnixConn) error {
+	plan, err := readPlan()
 	if err != nil {
 		return err
 	}
 	if plan.Box != nil {
-		if err := sandbox.Loopback(); err != nil {
-			return err
-		}
-		if err := plan.await(in); err != nil {
-			return err
-		}
+		return plan.enter(conn)
 	}
 	if err := plan.mount(); err != nil {
 		return err
 	}
-	if plan.Box != nil {
-		return plan.pack()
-	}
-	in.Close()
-	if err := plan.As.become(); err != nil {
-		return err
-	}
-	if err := os.Chdir(plan.Dir); err != nil {
-		return err
-	}
-	return plan.execute()
+	return plan.become(conn)
 }
 
-// readPlan reads a line.
-func readPlan(in io.Reader) (*launchPlan, error) {
+// descriptor reads from one that stays open.
+type descriptor int
+
+func (d descriptor) Read(b []byte) (int, error) {
+	n, err := unix.Read(int(d), b)
+	if n <= 0 && err == nil {
+		err = io.EOF
+	}
+	return max(n, 0), err
+}
+
+func readPlan() (*launchPlan, error) {
 	var plan launchPlan
-	if err := json.NewDecoder(in).Decode(&plan); err != nil {
+	if err := json.NewDecoder(descriptor(planFD)).Decode(&plan); err != nil {
 		return nil, fmt.Errorf("read the plan: %w", err)
 	}
 	return &plan, nil
 }
 
-// await waits until the guard has opened the gateway's listener in this network
-// namespace.
-func (p *launchPlan) await(in io.Reader) error {
-	if _, err := unix.Write(failFD, []byte{ready}); err != nil {
-		return fmt.Errorf("tell the guard: %w", err)
+// enter builds the sandbox and executes bubblewrap, which executes the launcher
+// inside.
+func (p *launchPlan) enter(conn *net.UnixConn) error {
+	if err := sandbox.Loopback(); err != nil {
+		return err
 	}
-	for goOn := make([]byte, 1); goOn[0] != ready+1; {
-		if _, err := io.ReadFull(in, goOn); err != nil {
-			return errors.New("the guard did not go on")
-		}
+	if err := writeFrame(conn, report{Step: stepNetwork}); err != nil {
+		return err
 	}
-	return nil
-}
-
-// execute becomes the command.
-func (p *launchPlan) execute() error {
-	plan := p
-	path, err := find(plan.Args[0], plan.Env)
+	var goOn report
+	if files, err := readFrame(conn, &goOn); err != nil || goOn.Step != stepGo {
+		closeAll(files)
+		return errors.New("the guard did not go on")
+	}
+	args, result, err := p.Box.Build()
+	// Told in any case: what was made has to be removed.
+	if told := writeFrame(conn, report{Step: stepBuilt, Result: &result}); err == nil {
+		err = told
+	}
 	if err != nil {
 		return err
 	}
-	if err := unix.CloseRange(failFD+1, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
+	inside := *p
+	inside.Box, inside.Files = nil, nil
+	text, err := json.Marshal(inside)
+	if err != nil {
+		return err
+	}
+	// An agent sees the arguments of every process of its run.
+	if err := errors.Join(
+		passOn("arguments", []byte(strings.Join(args, "\x00")+"\x00"), argsFD),
+		passOn("plan", text, planFD),
+	); err != nil {
+		return err
+	}
+	program, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	nothing, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	for _, d := range [][2]int{
+		{0, stdioFD},
+		{1, stdioFD + 1},
+		{2, stdioFD + 2},
+		{int(program.Fd()), programFD},
+		{int(nothing.Fd()), 0},
+		{int(nothing.Fd()), 1},
+		{complaintFD, 2},
+	} {
+		if err := unix.Dup3(d[0], d[1], 0); err != nil {
+			return fmt.Errorf("pass descriptor %d on: %w", d[0], err)
+		}
+	}
+	unix.CloseOnExec(complaintFD)
+	argv := []string{"bwrap", "--args", strconv.Itoa(argsFD), "/proc/self/fd/" + strconv.Itoa(programFD), insideArg}
+	return fmt.Errorf("execute %s: %w", p.Bwrap, unix.Exec(p.Bwrap, argv, []string{}))
+}
+
+// passOn makes a descriptor one from which text is read.
+func passOn(name string, text []byte, as int) error {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	if _, err := f.Write(text); err != nil {
+		return err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	return unix.Dup3(fd, as, 0)
+}
+
+// launchInside is the second launcher's work, in bubblewrap's sandbox and with
+// the capabilities to become somebody else.
+func launchInside(conn *net.UnixConn) error {
+	for fd := range 3 {
+		if err := unix.Dup3(stdioFD+fd, fd, 0); err != nil {
+			return fmt.Errorf("take standard descriptors: %w", err)
+		}
+	}
+	plan, err := readPlan()
+	if err != nil {
+		return err
+	}
+	plan.Filter = true
+	return plan.become(conn)
+}
+
+// become gives up every privilege and becomes the command.
+func (p *launchPlan) become(conn *net.UnixConn) error {
+	if err := sandbox.Terminal(); err != nil {
+		return err
+	}
+	if err := p.As.become(); err != nil {
+		return err
+	}
+	if err := os.Chdir(p.Dir); err != nil {
+		return err
+	}
+	path, err := find(p.Args[0], p.Env)
+	if err != nil {
+		return err
+	}
+	if err := unix.CloseRange(planFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		if err := closeOnExec(); err != nil {
 			return fmt.Errorf("close other descriptors: %w", err)
 		}
 	}
-	return fmt.Errorf("execute %s: %w", path, unix.Exec(path, plan.Args, plan.Env))
+	self, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return fmt.Errorf("pidfd: %w", err)
+	}
+	if err := writeFrame(conn, report{Step: stepCommand}, os.NewFile(uintptr(self), "self")); err != nil {
+		return err
+	}
+	if p.Filter {
+		if err := sandbox.Filter(); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("execute %s: %w", path, unix.Exec(path, p.Args, p.Env))
 }
 
 // closeOnExec is close_range for kernels before 5.11.
@@ -129,7 +286,7 @@ func closeOnExec() error {
 	}
 	for _, e := range entries {
 		var fd int
-		if _, err := fmt.Sscan(e.Name(), &fd); err == nil && fd > failFD {
+		if _, err := fmt.Sscan(e.Name(), &fd); err == nil && fd >= planFD {
 			unix.CloseOnExec(fd)
 		}
 	}
@@ -202,6 +359,11 @@ func (w who) become() error {
 	}
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
 		return fmt.Errorf("clear ambient capabilities: %w", err)
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData // bubblewrap leaves what it was told to keep inheritable
+	if err := unix.Capset(&header, &none[0]); err != nil {
+		return fmt.Errorf("clear capabilities: %w", err)
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("no_new_privs: %w", err)

@@ -18,8 +18,8 @@ import (
 
 // TestMain also is the anchor, which is this same program.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == AnchorArg {
-		HoldFast()
+	if Main(os.Args) {
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }

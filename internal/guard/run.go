@@ -4,10 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -20,8 +18,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/postern/postern/internal/config"
 	"github.com/postern/postern/internal/identity"
 	"github.com/postern/postern/internal/redirect"
+	"github.com/postern/postern/internal/sandbox"
 )
 
 // who is whom a run runs as.
@@ -54,7 +54,10 @@ func (s *Server) run(ctx context.Context, conn *net.UnixConn, peer *identity.Pee
 	if err != nil {
 		return err
 	}
-	box, err := boxOf(agent, r, as, tier)
+	if tier != sandbox.Redirected {
+		as.Home = sandbox.HomeOf(as.Home)
+	}
+	box, workDir, err := boxOf(cfg, agent, r, peer, as, tier)
 	if err != nil {
 		return err
 	}
@@ -72,40 +75,83 @@ func (s *Server) run(ctx context.Context, conn *net.UnixConn, peer *identity.Pee
 	if err != nil {
 		return err
 	}
-	name := newRunName()
-	dir := filepath.Join(s.mount, agent.Cgroup, name)
-	if _, err := s.cgroup(filepath.Join(agent.Cgroup, name)); err != nil {
-		return err
-	}
-	defer func() {
-		if err := removeCgroup(dir); err != nil {
-			s.Log.Error("end a run", "run", name, "error", err)
+	plan := launchPlan{Args: r.Args, Env: environment(r.Env, as, box != nil), Dir: workDir, As: as, Files: files, Box: box}
+	if box != nil {
+		box.Files, plan.Files = append(files, resolvConf()), nil
+		if plan.Bwrap, err = s.bubblewrap(tier); err != nil {
+			return err
 		}
-	}()
-	plan := launchPlan{Args: r.Args, Env: environment(r.Env, as), Dir: r.Dir, As: as, Files: files, Box: box}
-	enter := func(pid int) error { return s.doors.open(where{agent: agent.Name, cgroup: agent.Cgroup, pid: pid}) }
-	cmd, err := start(dir, plan, stdio, enter)
+	}
+	name := newRunName()
+	s.Log.Info("run starts", "run", name, "agent", agent.Name, "tier", string(tier), "uid", as.UID, "by", peer.UID)
+	exit, err := s.launch(ctx, conn, launching{name: name, agent: agent, run: r, plan: plan, stdio: stdio})
 	if err != nil {
 		return err
 	}
-	unpublish, err := s.publish(ctx, agent, r, cmd.Process.Pid)
-	if err != nil {
-		cmd.Process.Kill()
-		cmd.Wait() //nolint:errcheck // it is known why
-		return err
-	}
-	defer unpublish()
-	s.Log.Info("run started", "run", name, "agent", agent.Name, "tier", string(tier), "uid", as.UID, "by", peer.UID, "pid", cmd.Process.Pid)
-	if err := writeReply(conn, reply{Started: name}); err != nil {
-		cmd.Process.Kill()
-	}
-	exit := s.attend(ctx, conn, cmd, dir, box != nil)
 	s.Log.Info("run ended", "run", name, "agent", agent.Name, "code", exit.Code)
 	return writeReply(conn, reply{Exit: &exit})
 }
 
+// launching is a run that may be.
+type launching struct {
+	name  string
+	agent *config.Agent
+	run   *Run
+	plan  launchPlan
+	stdio []*os.File
+}
+
+// launch starts a run and stays until nothing of it is left.
+func (s *Server) launch(ctx context.Context, conn *net.UnixConn, l launching) (Exit, error) {
+	dir := filepath.Join(s.mount, l.agent.Cgroup, l.name)
+	if _, err := s.cgroup(filepath.Join(l.agent.Cgroup, l.name)); err != nil {
+		return Exit{}, err
+	}
+	var used []sandbox.Placeholder
+	defer func() {
+		err := removeCgroup(dir)
+		if err = errors.Join(append(s.placeholders.leave(used), err)...); err != nil {
+			s.Log.Error("end a run", "run", l.name, "error", err)
+		}
+	}()
+	published, err := s.publish(l.agent, l.run)
+	if err != nil {
+		return Exit{}, err
+	}
+	defer published.close()
+	building := false
+	process, err := start(dir, l.plan, l.stdio, launched{
+		entered: func(pid int) error {
+			if err := published.serve(ctx, pid); err != nil {
+				return err
+			}
+			s.placeholders.building.RLock()
+			building = true
+			return s.doors.open(where{agent: l.agent.Name, cgroup: l.agent.Cgroup, pid: pid})
+		},
+		built: func(r sandbox.Result) {
+			used = append(used, s.placeholders.take(r)...)
+			for _, note := range r.Notes {
+				s.Log.Warn("a run is not all it should be", "run", l.name, "what", note)
+			}
+			s.placeholders.building.RUnlock()
+			building = false
+		},
+	})
+	if building {
+		s.placeholders.building.RUnlock()
+	}
+	if err != nil {
+		return Exit{}, err
+	}
+	if err := writeReply(conn, reply{Started: l.name}); err != nil {
+		killEach(dir)
+	}
+	return s.attend(ctx, conn, process, dir), nil
+}
+
 // attend passes signals on and waits for the end.
-func (s *Server) attend(ctx context.Context, conn *net.UnixConn, cmd *exec.Cmd, dir string, boxed bool) Exit {
+func (s *Server) attend(ctx context.Context, conn *net.UnixConn, p *process, dir string) Exit {
 	stop := context.AfterFunc(ctx, func() { killEach(dir) })
 	defer stop()
 	go func() { // ends with the connection, which ends with the run
@@ -117,40 +163,12 @@ func (s *Server) attend(ctx context.Context, conn *net.UnixConn, cmd *exec.Cmd, 
 				killEach(dir)
 				return
 			}
-			switch {
-			case sig.Number <= 0:
-			case boxed:
-				signalInside(cmd.Process.Pid, syscall.Signal(sig.Number))
-			default:
-				cmd.Process.Signal(syscall.Signal(sig.Number)) //nolint:errcheck // it has ended
+			if sig.Number > 0 {
+				p.signal(syscall.Signal(sig.Number))
 			}
 		}
 	}()
-	return exitOf(cmd.Wait())
-}
-
-// signalInside signals the command in a sandbox, which is the child of the child
-// of bubblewrap: the one between reaps what is left behind, and neither passes
-// signals on.
-func signalInside(bubblewrap int, sig syscall.Signal) {
-	for _, reaper := range childrenOf(bubblewrap) {
-		for _, command := range childrenOf(reaper) {
-			unix.Kill(command, sig) //nolint:errcheck // it has ended
-		}
-	}
-}
-
-func childrenOf(pid int) (children []int) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pid))
-	if err != nil {
-		return nil
-	}
-	for field := range strings.FieldsSeq(string(text)) {
-		if n, err := strconv.Atoi(field); err == nil {
-			children = append(children, n)
-		}
-	}
-	return children
+	return exitOf(p.wait())
 }
 
 func exitOf(err error) Exit {
@@ -169,78 +187,6 @@ func exitOf(err error) Exit {
 
 // exitNotRun is what shells say of a command that could not be run.
 const exitNotRun = 126
-
-// start runs the launcher, which becomes the command: inside the cgroup and a
-// mount namespace of its own before it executes anything. Where it has a network
-// namespace of its own too, enter opens the way to the gateway there.
-func start(dir string, plan launchPlan, stdio []*os.File, enter func(pid int) error) (*exec.Cmd, error) {
-	cgroup, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer cgroup.Close()
-	planRead, planWrite, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer planRead.Close()
-	failRead, failWrite, err := os.Pipe()
-	if err != nil {
-		planWrite.Close()
-		return nil, err
-	}
-	defer failRead.Close()
-	cmd := exec.Command("/proc/self/exe", LaunchArg)
-	cmd.Env, cmd.Dir = []string{}, "/"
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio[0], stdio[1], stdio[2]
-	cmd.ExtraFiles = []*os.File{planRead, failWrite}
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Setsid: true, Cloneflags: unix.CLONE_NEWNS, UseCgroupFD: true, CgroupFD: int(cgroup.Fd()),
-	}
-	if plan.Box != nil {
-		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWNET
-	}
-	err = cmd.Start()
-	failWrite.Close()
-	if err != nil {
-		planWrite.Close()
-		return nil, fmt.Errorf("launch: %w", err)
-	}
-	err = json.NewEncoder(planWrite).Encode(plan)
-	if err == nil && plan.Box != nil {
-		err = goOn(planWrite, failRead, func() error { return enter(cmd.Process.Pid) })
-	}
-	planWrite.Close()
-	// The pipe closes when the command is executed; what comes before is why not.
-	why, _ := io.ReadAll(io.LimitReader(failRead, 4096))
-	if err != nil || len(why) > 0 {
-		cmd.Process.Kill()
-		cmd.Wait() //nolint:errcheck // it is known why
-		if len(why) > 0 {
-			err = errors.New(string(why))
-		}
-		return nil, err
-	}
-	return cmd, nil
-}
-
-// goOn waits until the launcher is ready, and lets it go on. When it is not, it
-// says why on the same pipe.
-func goOn(plan io.Writer, said io.Reader, enter func() error) error {
-	first := make([]byte, 1)
-	if _, err := io.ReadFull(said, first); err != nil {
-		return fmt.Errorf("the launcher ended: %w", err)
-	}
-	if first[0] != ready {
-		rest, _ := io.ReadAll(io.LimitReader(said, 4096))
-		return errors.New(string(first) + string(rest))
-	}
-	if err := enter(); err != nil {
-		return err
-	}
-	_, err := plan.Write([]byte{ready + 1})
-	return err
-}
 
 // checkStdio refuses network sockets: one that was made outside of the cgroup
 // would be a way out of it.
@@ -338,16 +284,32 @@ func groupID(name string) (uint32, error) {
 	return uint32(id), err
 }
 
+// outsideVariables name what is not inside of a sandbox: sockets, and folders
+// for temporary files.
+var outsideVariables = []string{
+	"SSH_AUTH_SOCK", "SSH_AGENT_PID", "GPG_AGENT_INFO", "DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR", "DISPLAY", "WAYLAND_DISPLAY",
+	"XAUTHORITY", "DOCKER_HOST", "TMUX", "STY", "TMPDIR", "TMP", "TEMP",
+}
+
 // environment is the caller's, with the variables by which runtimes find
-// authorities, and with the user's own home where root named one.
-func environment(env []string, as who) []string {
+// authorities, and with the user's own home where root named one. In a sandbox
+// the home is another one always.
+func environment(env []string, as who, boxed bool) []string {
 	set := func(name, value string) {
 		env = slices.DeleteFunc(env, func(v string) bool { return strings.HasPrefix(v, name+"=") })
 		env = append(env, name+"="+value)
 	}
 	env = slices.Clone(env)
-	if as.Name != "" {
+	if boxed {
+		env = slices.DeleteFunc(env, func(v string) bool {
+			name, _, _ := strings.Cut(v, "=")
+			return slices.Contains(outsideVariables, name)
+		})
+	}
+	if as.Name != "" || boxed {
 		set("HOME", as.Home)
+	}
+	if as.Name != "" {
 		set("USER", as.Name)
 		set("LOGNAME", as.Name)
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/postern/postern/internal/config"
+	"github.com/postern/postern/internal/sandbox"
 )
 
 const (
@@ -24,7 +25,7 @@ const (
 
 	// RunDir is a file system of the run's own, mounted where the host has
 	// Postern's sockets, which an agent has no business with.
-	RunDir     = "/run/postern"
+	RunDir     = sandbox.FilesAt
 	rootPath   = RunDir + "/root.pem"
 	bundlePath = RunDir + "/bundle.pem"
 
@@ -58,11 +59,7 @@ var hidden = []string{
 }
 
 // file is one that a run sees in place of the host's.
-type file struct {
-	Name    string // below RunDir
-	Over    string // where it is bound; empty: nowhere
-	Content []byte
-}
+type file = sandbox.File
 
 // trustFiles makes what a run needs to trust the gateway and to ask its
 // resolver. A configured file that is not there is left out: the agent that
@@ -105,6 +102,20 @@ func trustFiles(cfg *config.Config) ([]file, error) {
 // is where the gateway answers.
 const nsswitch = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\nprotocols: files\n" +
 	"services: files\nethers: files\nrpc: files\n"
+
+// resolvConf is for a sandbox, where what the host's names or leads to may not
+// be. Whatever server it names, the gateway's resolver answers.
+func resolvConf() file {
+	text := "nameserver 127.0.0.1\n"
+	if b, err := regular("/etc/resolv.conf", 0); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); len(f) > 1 && (f[0] == "search" || f[0] == "domain" || f[0] == "options") {
+				text += strings.TrimSpace(line) + "\n"
+			}
+		}
+	}
+	return file{Name: "resolv.conf", Over: "/etc/resolv.conf", Content: []byte(text)}
+}
 
 // joined appends the root to a file's own certificates.
 func joined(own, root []byte) []byte {

@@ -77,9 +77,10 @@ func TestBindable(t *testing.T) {
 	for dir, ok := range map[string]bool{
 		"/home/ann/project": true, "/srv/work": true, "/tmp/x": true, "/var/work": true, "/work": true,
 		"/home/ann": false, "/home": false, "/": false, "/etc": false, "/etc/x": false, "/usr/local": false, "/proc/1": false,
+		"/srv": false, "/srv/postern": false, "/srv/postern/run/x": false, "/var/lib/postern": false, "/opt/x": false,
 		"/run/user/1000": false, "/dev/shm": false, "/tmp": false, "relative": false, "/home/ann/../bob": false, "/var": false,
 	} {
-		if err := Bindable(dir, home); (err == nil) != ok {
+		if err := Bindable(dir, home, []string{"/srv/postern/run", "/var/lib/postern"}); (err == nil) != ok {
 			t.Errorf("%s: %v", dir, err)
 		}
 	}

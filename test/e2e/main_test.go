@@ -103,7 +103,7 @@ agents:
     run_by: {users: [` + personName + `]}
     user: ` + strictName + `
     publish: [3000]
-    mounts: [{path: ` + mounted + `}]
+    mounts: [{path: ` + mounted + `}, {path: ` + shared + `, mode: rw}]
   - {name: reader, cgroup: %[1]s/reader, policy: reader}
 targets:
   - name: orders

@@ -22,6 +22,7 @@ const (
 	personName, personUID, personHome = "list", 38, "/var/list"
 	strictName, strictUID             = "news", 9
 	mounted                           = "/srv/postern-e2e" // by the configuration
+	shared                            = "/srv/postern-e2e-shared"
 )
 
 // person is an ordinary user with a home, a secret in it, and a project.
@@ -39,12 +40,12 @@ func newPerson(t *testing.T) *person {
 	t.Helper()
 	p := &person{t: t, w: theWorld, uid: personUID, home: personHome}
 	p.project = filepath.Join(p.home, "project")
-	for _, dir := range []string{mounted, p.home, filepath.Join(p.home, ".ssh"), p.project} {
+	for _, dir := range []string{mounted, shared, p.home, filepath.Join(p.home, ".ssh"), p.project} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	t.Cleanup(func() { os.RemoveAll(p.home); os.RemoveAll(mounted) })
+	t.Cleanup(func() { os.RemoveAll(p.home); os.RemoveAll(mounted); os.RemoveAll(shared) })
 	if err := os.WriteFile(filepath.Join(mounted, "data"), []byte("some data\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +55,7 @@ func newPerson(t *testing.T) *person {
 	}
 	p.write(filepath.Join(p.project, "notes.txt"), "a note\n")
 	p.write(filepath.Join(p.project, ".envrc"), "echo hello\n")
-	if out, err := exec.Command("chown", "-R", strconv.Itoa(p.uid), p.home).CombinedOutput(); err != nil {
+	if out, err := exec.Command("chown", "-R", fmt.Sprintf("%d:%[1]d", p.uid), p.home, shared).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	return p

@@ -1,0 +1,163 @@
+package guard
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/postern/postern/internal/sandbox"
+)
+
+// launchTime bounds how long a launcher may take, which opens what the caller
+// names, from file systems that may be slow.
+const launchTime = time.Minute
+
+// process is a run that was started.
+type process struct {
+	cmd     *exec.Cmd // the command, or bubblewrap above it
+	command *os.File  // pidfd of the command; nil when it has ended that soon
+}
+
+// signal sends one to the command. Bubblewrap passes none on.
+func (p *process) signal(sig syscall.Signal) {
+	if p.command != nil {
+		unix.PidfdSendSignal(int(p.command.Fd()), sig, nil, 0) //nolint:errcheck // it has ended
+	}
+}
+
+func (p *process) wait() error {
+	err := p.cmd.Wait()
+	if p.command != nil {
+		p.command.Close()
+	}
+	return err
+}
+
+// launched is what start tells while it launches.
+type launched struct {
+	// entered: the process is in its network namespace and waits.
+	entered func(pid int) error
+	// built: what the run sees is gathered, even where not all of it could be had.
+	built func(sandbox.Result)
+}
+
+// start runs the launcher, which becomes the command: inside the cgroup, and in
+// namespaces of its own, before it executes anything.
+func start(dir string, plan launchPlan, stdio []*os.File, tell launched) (*process, error) {
+	cgroup, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer cgroup.Close()
+	planRead, planWrite, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer planWrite.Close()
+	defer planRead.Close()
+	conn, theirs, err := reportPair()
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	defer theirs.Close()
+	complaints, complain, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer complaints.Close()
+	defer complain.Close()
+	cmd := exec.Command("/proc/self/exe", launchArg)
+	cmd.Env, cmd.Dir = []string{}, "/"
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio[0], stdio[1], stdio[2]
+	cmd.ExtraFiles = []*os.File{planRead, theirs, complain}
+	for len(cmd.ExtraFiles) <= programFD-planFD {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, planRead)
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setsid: true, Cloneflags: unix.CLONE_NEWNS, UseCgroupFD: true, CgroupFD: int(cgroup.Fd()),
+	}
+	if plan.Box != nil {
+		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWNET
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("launch: %w", err)
+	}
+	for _, f := range []*os.File{planRead, theirs, complain} {
+		f.Close() // or the end of the launcher would not be heard
+	}
+	p := &process{cmd: cmd}
+	err = json.NewEncoder(planWrite).Encode(plan)
+	planWrite.Close()
+	if err == nil {
+		err = p.follow(conn, tell)
+	}
+	if err == nil {
+		return p, nil
+	}
+	killEach(dir)
+	p.wait() //nolint:errcheck // it is known why
+	complaints.SetReadDeadline(time.Now().Add(killPause))
+	if words, _ := io.ReadAll(io.LimitReader(complaints, 4096)); len(words) > 0 {
+		err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(words)))
+	}
+	return nil, err
+}
+
+// reportPair is the two ends of what a launcher reports on.
+func reportPair() (ours *net.UnixConn, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("launch: %w", err)
+	}
+	theirs = os.NewFile(uintptr(fds[1]), "report")
+	f := os.NewFile(uintptr(fds[0]), "report")
+	defer f.Close()
+	conn, err := net.FileConn(f)
+	if err != nil {
+		theirs.Close()
+		return nil, nil, fmt.Errorf("launch: %w", err)
+	}
+	return conn.(*net.UnixConn), theirs, nil
+}
+
+// follow hears what the launcher reports until it has become the command, which
+// closes the connection.
+func (p *process) follow(conn *net.UnixConn, tell launched) error {
+	conn.SetDeadline(time.Now().Add(launchTime))
+	for {
+		var r report
+		files, err := readFrame(conn, &r)
+		switch {
+		case errors.Is(err, io.EOF) && p.command != nil:
+			return nil
+		case errors.Is(err, io.EOF):
+			err = errors.New("the launcher ended before it was the command")
+		case err != nil:
+			err = fmt.Errorf("the launcher: %w", err)
+		case r.Error != "":
+			err = errors.New(r.Error)
+		case r.Step == stepNetwork:
+			if err = tell.entered(p.cmd.Process.Pid); err == nil {
+				err = writeFrame(conn, report{Step: stepGo})
+			}
+		case r.Step == stepBuilt && r.Result != nil:
+			tell.built(*r.Result)
+		case r.Step == stepCommand && len(files) == 1:
+			p.command, files = files[0], nil
+		}
+		closeAll(files)
+		if err != nil {
+			return err
+		}
+	}
+}
