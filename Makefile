@@ -81,7 +81,7 @@ clients:
 .PHONY: kernels
 kernels:
 	@test/kernel/fetch 5.10
-	@test/kernel/fetch 6.1 6.12 || echo 'newer kernels cannot be fetched: not all are tested'
+	@test/kernel/fetch 6.1 6.12 sid || echo 'newer kernels cannot be fetched: not all are tested'
 
 KERNELS = -step 'make kernels' '. -count=1 -tags=qemu ./test/kernel'
 
@@ -98,7 +98,7 @@ test-containers: setup ## docker, podman and runc containers as agents (as root)
 	@$(REPORT) -step 'make build' 'test/e2e -count=1 ./containers'
 
 .PHONY: test-kernels
-test-kernels: setup ## the kernel programs on Linux 5.10, 6.1 and 6.12, in QEMU
+test-kernels: setup ## the kernel programs, and the ways around them, on Linux 5.10, 6.1, 6.12 and the newest, in QEMU
 	@$(REPORT) $(KERNELS)
 
 .PHONY: fuzz

@@ -65,17 +65,17 @@ var serviceAttempts = []Attempt{
 	},
 	{
 		Name: "control-socket", Tries: "asks the daemon over its control socket", Families: neither,
-		Must: everywhere(ByMounts, ByDaemon), do: func(t *try) error { return askControl(t.Control) },
+		Must: everywhere(ByMounts, ByDaemon), do: func(t *try) error { return t.askControl("") },
 	},
 	{
 		Name: "control-socket-by-another-root", Tries: "asks it by way of another process's root directory", Families: neither,
 		Must: boxed(by(ByDaemon), ByNamespace), do: func(t *try) error {
-			return askControl(fmt.Sprintf("/proc/%d/root%s", t.Victim.PID, t.Control))
+			return t.askControl(fmt.Sprintf("/proc/%d/root", t.Victim.PID))
 		},
 	},
 	{
 		Name: "guard-socket", Tries: "asks the guard for the kernel's maps", Families: neither,
-		Must: everywhere(ByMounts, ByDaemon), do: func(t *try) error { return askGuard(t.Guard) },
+		Must: everywhere(ByMounts, ByDaemon), do: (*try).askGuard,
 	},
 	spool("cron-spool", "/var/spool/cron/crontabs"),
 	spool("cron-d", "/etc/cron.d"),
@@ -152,7 +152,11 @@ func unixDatagram(t *try) error {
 
 // askControl is open when the daemon says more than no. The question is that of
 // `postern status`.
-func askControl(path string) error {
+func (t *try) askControl(root string) error {
+	if t.Control == "" {
+		return fmt.Errorf("%w: there is no daemon", errAbsent)
+	}
+	path := root + t.Control
 	conn, err := net.DialTimeout("unix", path, tcpPatience)
 	if err != nil {
 		return err
@@ -175,8 +179,11 @@ func askControl(path string) error {
 
 // askGuard is open when the guard hands anything over. The question is that of
 // the daemon (internal/guard/wire.go).
-func askGuard(path string) error {
-	conn, err := net.DialTimeout("unix", path, tcpPatience)
+func (t *try) askGuard() error {
+	if t.Guard == "" {
+		return fmt.Errorf("%w: there is no guard", errAbsent)
+	}
+	conn, err := net.DialTimeout("unix", t.Guard, tcpPatience)
 	if err != nil {
 		return err
 	}

@@ -278,22 +278,12 @@ func (o *objects) Close() {
 }
 
 func load(o Options) (*objects, error) {
-	// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK.
-	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, fmt.Errorf("raise RLIMIT_MEMLOCK for the maps: %w", err)
-	}
-	spec, err := bpf.LoadPostern()
+	spec, err := specFor(o)
 	if err != nil {
-		return nil, fmt.Errorf("read the embedded programs: %w", err)
+		return nil, err
 	}
 	for _, name := range slices.Concat(daemonMaps, guardMaps, innerMaps) {
 		spec.Maps[name].Pinning = ebpf.PinByName
-	}
-	err = errors.Join(
-		setFlag(spec, bpf.PosternVarForetells, o.Foretell),
-		setFlag(spec, bpf.PosternVarChoosesErrno, features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil))
-	if err != nil {
-		return nil, err
 	}
 	var loaded objects
 	err = spec.LoadAndAssign(&loaded, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: o.maps()}})
@@ -309,6 +299,21 @@ func load(o Options) (*objects, error) {
 		return nil, fmt.Errorf("load the programs (needs root or CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN): %w", err)
 	}
 	return &loaded, nil
+}
+
+// specFor is the programs as they are to be loaded into this kernel.
+func specFor(o Options) (*ebpf.CollectionSpec, error) {
+	// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("raise RLIMIT_MEMLOCK for the maps: %w", err)
+	}
+	spec, err := bpf.LoadPostern()
+	if err != nil {
+		return nil, fmt.Errorf("read the embedded programs: %w", err)
+	}
+	return spec, errors.Join(
+		setFlag(spec, bpf.PosternVarForetells, o.Foretell),
+		setFlag(spec, bpf.PosternVarChoosesErrno, features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil))
 }
 
 // setFlag sets a constant of the programs, by which the verifier leaves out what

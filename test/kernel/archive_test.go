@@ -22,17 +22,21 @@ const (
 	modeDevice    = 0o020000
 )
 
-// archive is an initrd of what the kernel needs to start init: the program
-// and the console it prints to. The format is cpio's "newc"
+// archive is an initrd of what the kernel needs to start init: the program,
+// the console it prints to, and modules that it may load. The format is cpio's "newc"
 // (Documentation/driver-api/early-userspace/buffer-format.rst).
-func archive(init []byte) []byte {
+func archive(init []byte, modules map[string][]byte) []byte {
 	var out bytes.Buffer
-	for i, e := range []entry{
+	entries := []entry{
 		{name: "dev", mode: modeDirectory | 0o755},
 		{name: "dev/console", mode: modeDevice | 0o600, major: 5, minor: 1},
 		{name: "init", mode: modeFile | 0o755, content: init},
-		{name: "TRAILER!!!"},
-	} {
+		{name: "modules", mode: modeDirectory | 0o755},
+	}
+	for name, content := range modules {
+		entries = append(entries, entry{name: "modules/" + name, mode: modeFile | 0o644, content: content})
+	}
+	for i, e := range append(entries, entry{name: "TRAILER!!!"}) {
 		inode := i + 1
 		const uid, gid, links, mtime, devMajor, devMinor, checksum = 0, 0, 1, 0, 0, 0, 0
 		out.WriteString("070701")

@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// bootTimeout bounds one machine, boot to power off; it takes some seconds
+// bootTimeout bounds one machine, boot to power off; it takes half a minute
 // when nothing else runs.
-const bootTimeout = 3 * time.Minute
+const bootTimeout = 5 * time.Minute
 
 // consoleTail is how much of a console a failure shows, in lines.
 const consoleTail = 40
@@ -31,10 +31,12 @@ func TestKernel(t *testing.T) {
 	if err != nil || len(kernels) == 0 {
 		t.Fatal("no kernel to boot: run `make test-kernels`, or test/kernel/fetch 5.10")
 	}
-	initrd := buildInitrd(t)
+	guest := buildGuest(t)
+	recorded := readRatchet(t)
 	for _, kernel := range kernels {
-		t.Run(filepath.Base(filepath.Dir(kernel)), func(t *testing.T) {
-			results, console := boot(t, kernel, initrd)
+		version := filepath.Base(filepath.Dir(kernel))
+		t.Run(version, func(t *testing.T) {
+			results, console := boot(t, kernel, buildInitrd(t, guest, filepath.Dir(kernel)))
 			for _, r := range results {
 				t.Run(r.name, func(t *testing.T) {
 					if r.failure != "" {
@@ -42,18 +44,19 @@ func TestKernel(t *testing.T) {
 					}
 				})
 			}
+			t.Run("ratchet", func(t *testing.T) { recorded.check(t, version, instructionsIn(console)) })
 			if !strings.Contains(console, "guest: done") {
 				t.Errorf("the guest did not finish; its console ends:\n%s", tail(console))
 			}
 		})
 	}
+	recorded.write(t)
 }
 
-// buildInitrd makes an archive with the guest as its init.
-func buildInitrd(t *testing.T) string {
+// buildGuest compiles what all machines run.
+func buildGuest(t *testing.T) []byte {
 	t.Helper()
-	dir := t.TempDir()
-	guest := filepath.Join(dir, "guest")
+	guest := filepath.Join(t.TempDir(), "guest")
 	build := exec.Command("go", "build", "-trimpath", "-o", guest, "./guest")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -63,8 +66,25 @@ func buildInitrd(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	initrd := filepath.Join(dir, "initrd")
-	if err := os.WriteFile(initrd, archive(program), 0o600); err != nil {
+	return program
+}
+
+// buildInitrd makes an archive with the guest as its init, and the modules that
+// fetch has left beside the kernel.
+func buildInitrd(t *testing.T, guest []byte, kernel string) string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(kernel, "modules", "*.ko"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%s has no modules: run test/kernel/fetch %s", kernel, filepath.Base(kernel))
+	}
+	modules := map[string][]byte{}
+	for _, f := range files {
+		if modules[filepath.Base(f)], err = os.ReadFile(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	initrd := filepath.Join(t.TempDir(), "initrd")
+	if err := os.WriteFile(initrd, archive(guest, modules), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return initrd
