@@ -301,3 +301,17 @@ func FuzzHostName(f *testing.F) {
 		}
 	})
 }
+
+// TestNoUnixSocketIsNotAny: an empty list of agents.unix is one.
+func TestNoUnixSocketIsNotAny(t *testing.T) {
+	for text, none := range map[string]bool{"": false, ", unix: []": true, ", unix: [/run/a.sock]": false} {
+		src := "agents: [{name: a, cgroup: agents.slice/a, policy: p" + text + "}]\npolicies: [{name: p}]\n"
+		c, problems := Parse("x.yaml", []byte(src), time.Now())
+		if c == nil {
+			t.Fatalf("%s: %v", text, problems)
+		}
+		if got := c.Agents[0].Unix; (got != nil && len(got) == 0) != none {
+			t.Errorf("%q: %#v", text, got)
+		}
+	}
+}

@@ -68,6 +68,9 @@ func (d *decoder) agent(n *yaml.Node) Agent {
 		},
 		"unix": func(n *yaml.Node) {
 			a.Unix = []string{}
+			if emptyList(n) {
+				return // none, which is not the same as any
+			}
 			d.strs(&a.Unix, "unix", isPath)(n)
 		},
 		"loopback": d.ports(&a.Loopback, "loopback"),
