@@ -9,7 +9,7 @@
  * The hook sees the path as the caller wrote it, byte by byte: /./run/x and a
  * relative path name the same socket. So there is a list of what is allowed, and
  * nothing else is. In another network namespace than the gateway's the mounts
- * are another's too, and say what can be reached.
+ * are another's too, and say what can be reached, unless an agent made it itself.
  */
 #include "who.h"
 
@@ -23,7 +23,31 @@ struct bpf_sock_addr_kern {
 	__u32 uaddrlen;
 } __attribute__((preserve_access_index));
 
+struct user_namespace {
+	int level;
+} __attribute__((preserve_access_index));
+
+struct cred {
+	struct user_namespace *user_ns;
+} __attribute__((preserve_access_index));
+
+struct task_struct {
+	const struct cred *cred;
+} __attribute__((preserve_access_index));
+
 extern void *bpf_cast_to_kern_ctx(void *) __ksym;
+
+/*
+ * Whether the caller is in a user namespace of its own. That is how somebody
+ * without capabilities gets a network namespace, which hides no path: the
+ * guard and container engines that are root make theirs without.
+ */
+static __always_inline int in_user_namespace(void)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
+
+	return task->cred->user_ns->level > 0;
+}
 
 #define PATH_AT 2 /* sun_path in struct sockaddr_un (uapi/linux/un.h) */
 
@@ -41,7 +65,7 @@ static __always_inline int may_reach(struct bpf_sock_addr *ctx)
 		return deny(&s, KIND_NO_POLICY);
 	id = s.policy_cgroup;
 	p = bpf_map_lookup_elem(&policy, &id);
-	if (!p || !(p->flags & POLICY_UNIX_LISTED) || !is_home(s.netns))
+	if (!p || !(p->flags & POLICY_UNIX_LISTED) || (!is_home(s.netns) && !in_user_namespace()))
 		return ALLOW;
 	kern = bpf_cast_to_kern_ctx(ctx);
 	length = kern->uaddrlen;

@@ -25,12 +25,12 @@ type Attempt struct {
 	Name     string // letters, digits and hyphens
 	Tries    string // what it does, in one line
 	Families []Family
-	// Kernel is the oldest version on which what stops it works, where that is
-	// newer than what Postern needs; on an older one it may be open.
-	Kernel string
 	// Needs is what a host may lack, so that there is nothing to try.
 	Needs string
 	Must  [3]Must // by tier
+	// Unix: it goes by a Unix socket of the host, so that in the tier redirected
+	// agents.unix stops it, on Linux 6.7 and later.
+	Unix bool
 
 	// clone are the namespaces that its process is started in.
 	clone uintptr
@@ -101,6 +101,7 @@ const (
 	ByDevice        Hook = "device"
 	ByEgress        Hook = "egress"
 	ByIngress       Hook = "ingress"
+	ByUnix          Hook = "unix"
 )
 
 // What else stops attempts.

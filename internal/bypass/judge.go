@@ -26,6 +26,9 @@ type Judge struct {
 	Outside  *outside.Outside
 	Dir      string // its own, which agents can reach
 	Given    Given  // without what is the judge's own
+	// Unix are the only sockets of the host that the agent may reach, where the
+	// kernel holds it to that; nil: any.
+	Unix []string
 	// Name is one that the agent's resolver has to know: who gets nothing at all
 	// proves nothing. Empty: there is none.
 	Name string
@@ -326,8 +329,21 @@ func counted(before, after map[string]uint64) (hooks []Hook) {
 // Silent are counters that say nothing about who stopped what.
 var Silent = []string{"loopback", "asked", "held", "token_sent", "token_failed", "events_lost", "events_limited", "udp_probe"}
 
-func (j *Judge) decide(v *Verdict, a Attempt, counted []Hook) {
+// must is what has to become of an attempt: what its tier says, and of what goes
+// by Unix sockets, what the agent's list says.
+func (j *Judge) must(a Attempt) Must {
 	must := a.Must[j.Tier]
+	if !a.Unix || j.Tier != Redirected || j.Unix == nil {
+		return must
+	}
+	if a.path != nil && slices.Contains(j.Unix, a.path(int(j.UID))) {
+		return Must{Open: "agents.unix lists it"}
+	}
+	return Must{By: append([]Hook{ByUnix}, must.By...)}
+}
+
+func (j *Judge) decide(v *Verdict, a Attempt, counted []Hook) {
+	must := j.must(a)
 	got := v.Report.Open || len(v.Frames) > 0
 	missing := a.path != nil && !exists(a.path(int(j.UID)))
 	switch {

@@ -28,19 +28,19 @@ var passedAttempts = []Attempt{
 		Must: everywhere(ByLauncher), first: true, do: inherited,
 	},
 	{
-		Name: "passed-socket", Tries: "is given a socket made outside of its cgroup, and connects it", Families: both,
+		Name: "passed-socket", Unix: true, Tries: "is given a socket made outside of its cgroup, and connects it", Families: both,
 		Must: openUnlessBoxed(helpAccomplice, ByMounts), do: passedSocket,
 	},
 	{
-		Name: "passed-connection", Tries: "is given a connection made outside of its cgroup", Families: both,
+		Name: "passed-connection", Unix: true, Tries: "is given a connection made outside of its cgroup", Families: both,
 		Must: openUnlessBoxed(helpAccomplice, ByMounts), do: passedConnection,
 	},
 	{
-		Name: "passed-listener", Tries: "gives its listener to a process outside, which is then called", Families: both,
+		Name: "passed-listener", Unix: true, Tries: "gives its listener to a process outside, which is then called", Families: both,
 		Must: boxed(by(ByIngress), ByMounts), do: passedListener,
 	},
 	{
-		Name: "lent-socket", Tries: "gives its socket to a process outside, which connects it", Families: both,
+		Name: "lent-socket", Unix: true, Tries: "gives its socket to a process outside, which connects it", Families: both,
 		Must: boxed(by(ByNoPolicy), ByMounts), do: lentSocket,
 	},
 }

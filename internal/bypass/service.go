@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const helpUnix = "run the agent in the tier workspace or strict"
+const helpUnix = "list what the agent may reach in agents.unix (Linux 6.7), or run it in the tier workspace or strict"
 
 // Services of a host that do for others what an agent may not do itself. They
 // are dialled, and told nothing.
@@ -32,7 +32,7 @@ var serviceAttempts = []Attempt{
 	sealed("resolved", "/run/systemd/resolve/io.systemd.Resolve"),
 	sealed("nscd", "/run/nscd/socket"),
 	{
-		Name: "unix-ssh-agent", Tries: "dials the ssh-agent that SSH_AUTH_SOCK names", Families: neither, Needs: "SSH_AUTH_SOCK in its environment",
+		Name: "unix-ssh-agent", Unix: true, Tries: "dials the ssh-agent that SSH_AUTH_SOCK names", Families: neither, Needs: "SSH_AUTH_SOCK in its environment",
 		Must: openUnlessBoxed(helpUnix, ByMounts), do: func(*try) error {
 			path := os.Getenv("SSH_AUTH_SOCK")
 			if path == "" {
@@ -42,11 +42,11 @@ var serviceAttempts = []Attempt{
 		},
 	},
 	{
-		Name: "unix-path", Tries: "dials a socket that anybody on this host may dial", Families: neither,
+		Name: "unix-path", Unix: true, Tries: "dials a socket that anybody on this host may dial", Families: neither,
 		Must: openUnlessBoxed(helpUnix, ByMounts), do: func(t *try) error { return dialUnix(t.Accomplice) },
 	},
 	{
-		Name: "unix-relative", Tries: "dials it by another spelling of its path", Families: neither,
+		Name: "unix-relative", Unix: true, Tries: "dials it by another spelling of its path", Families: neither,
 		Must: openUnlessBoxed(helpUnix, ByMounts), do: func(t *try) error {
 			dir, base := filepath.Split(t.Accomplice)
 			if err := os.Chdir(dir); err != nil {
@@ -56,25 +56,30 @@ var serviceAttempts = []Attempt{
 		},
 	},
 	{
-		Name: "unix-abstract", Tries: "dials a socket without a path", Families: neither,
+		Name: "unix-abstract", Unix: true, Tries: "dials a socket without a path", Families: neither,
 		Must: openUnlessBoxed(helpUnix, ByNamespace), do: func(t *try) error { return dialUnix("@" + t.AbstractAccomplice) },
 	},
 	{
-		Name: "unix-datagram", Tries: "sends a datagram to a socket of this host", Families: neither,
+		Name: "unix-in-own-netns", Unix: true, Tries: "makes a network namespace of its own, and dials from there a socket that anybody may dial", Families: neither,
+		clone: unix.CLONE_NEWUSER | unix.CLONE_NEWNET, Must: openUnlessBoxed(helpUnix, BySeccomp),
+		do: func(t *try) error { return dialUnix(t.Accomplice) },
+	},
+	{
+		Name: "unix-datagram", Unix: true, Tries: "sends a datagram to a socket of this host", Families: neither,
 		Must: openUnlessBoxed(helpUnix, ByMounts), do: unixDatagram,
 	},
 	{
-		Name: "control-socket", Tries: "asks the daemon over its control socket", Families: neither,
+		Name: "control-socket", Unix: true, Tries: "asks the daemon over its control socket", Families: neither,
 		Must: everywhere(ByMounts, ByDaemon), do: func(t *try) error { return t.askControl("") },
 	},
 	{
-		Name: "control-socket-by-another-root", Tries: "asks it by way of another process's root directory", Families: neither,
+		Name: "control-socket-by-another-root", Unix: true, Tries: "asks it by way of another process's root directory", Families: neither,
 		Must: boxed(by(ByDaemon), ByNamespace), do: func(t *try) error {
 			return t.askControl(fmt.Sprintf("/proc/%d/root", t.Victim.PID))
 		},
 	},
 	{
-		Name: "guard-socket", Tries: "asks the guard for the kernel's maps", Families: neither,
+		Name: "guard-socket", Unix: true, Tries: "asks the guard for the kernel's maps", Families: neither,
 		Must: everywhere(ByMounts, ByDaemon), do: (*try).askGuard,
 	},
 	spool("cron-spool", "/var/spool/cron/crontabs"),
@@ -109,7 +114,7 @@ func service(name, path string) Attempt {
 func sealed(name, path string) Attempt {
 	shown := strings.ReplaceAll(path, "%d", "UID")
 	return Attempt{
-		Name: "unix-" + name, Tries: "dials " + shown, Families: neither, Needs: shown, Must: everywhere(ByMounts),
+		Name: "unix-" + name, Unix: true, Tries: "dials " + shown, Families: neither, Needs: shown, Must: everywhere(ByMounts),
 		path: ofUser(path), do: func(*try) error { return dialUnix(ofUser(path)(os.Getuid())) },
 	}
 }

@@ -9,24 +9,33 @@ import (
 	"time"
 
 	attempts "github.com/postern/postern/internal/bypass"
+	"github.com/postern/postern/internal/config"
 )
 
-// tiers are those that runs can be launched in.
-var tiers = []attempts.Tier{attempts.Redirected, attempts.Workspace, attempts.Strict}
+// cases are the tiers that runs can be launched in, and the agents to be there.
+var cases = []struct {
+	agent string
+	tier  attempts.Tier
+}{
+	{"planner", attempts.Redirected},
+	{"sealed", attempts.Redirected}, // with agents.unix
+	{"planner", attempts.Workspace},
+	{"planner", attempts.Strict},
+}
 
-// listTimeout bounds one tier's list, which takes some twenty seconds.
+// listTimeout bounds one tier's list, which takes some five seconds.
 const listTimeout = 5 * time.Minute
 
 // TestAttempts makes the whole list in every tier. What must be stopped is, by
 // what should, and nothing of it arrives outside.
 func TestAttempts(t *testing.T) {
 	needRoot(t)
-	for _, tier := range tiers {
-		t.Run(tier.String(), func(t *testing.T) {
-			theWorld.allowed(t, tier)
+	for _, c := range cases {
+		t.Run(fmt.Sprintf("%s_%s", c.tier, c.agent), func(t *testing.T) {
+			theWorld.allowed(t, c.agent, c.tier)
 			ctx, cancel := context.WithTimeout(t.Context(), listTimeout)
 			defer cancel()
-			judge, err := theWorld.judged.Judge(ctx, theWorld.config.Agents[0], tier, nil)
+			judge, err := theWorld.judged.Judge(ctx, theWorld.agent(t, c.agent), c.tier, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -38,9 +47,18 @@ func TestAttempts(t *testing.T) {
 			for _, v := range verdicts {
 				t.Run(fmt.Sprintf("%s/%s", v.Attempt, v.Family), func(t *testing.T) { check(t, list, v) })
 			}
-			theWorld.allowed(t, tier)
+			theWorld.allowed(t, c.agent, c.tier)
 		})
 	}
+}
+
+func (w *world) agent(t *testing.T, name string) config.Agent {
+	t.Helper()
+	i := slices.IndexFunc(w.config.Agents, func(a config.Agent) bool { return a.Name == name })
+	if i < 0 {
+		t.Fatalf("there is no agent %s", name)
+	}
+	return w.config.Agents[i]
 }
 
 func check(t *testing.T, list []attempts.Attempt, v attempts.Verdict) {
@@ -59,9 +77,9 @@ func check(t *testing.T, list []attempts.Attempt, v attempts.Verdict) {
 
 // allowed: the agent reaches what it may, so that the list does not pass
 // because nothing works.
-func (w *world) allowed(t *testing.T, tier attempts.Tier) {
+func (w *world) allowed(t *testing.T, agent string, tier attempts.Tier) {
 	t.Helper()
-	cmd := w.postern.RunIn(tier.String(), "planner", nil, "psql", "-X", "-A", "-t", "-c", "SELECT count(*) FROM orders",
+	cmd := w.postern.RunIn(tier.String(), agent, nil, "psql", "-X", "-A", "-t", "-c", "SELECT count(*) FROM orders",
 		"host=orders-db.internal user=app dbname=orders sslmode=verify-full sslrootcert=/run/postern/root.pem")
 	cmd.Dir = w.project
 	cmd.Env = append(cmd.Env, "PGPASSWORD="+placeholder)

@@ -74,11 +74,13 @@ type world struct {
 	made    []string       // folders for them
 }
 
-// configuration has two agents, so that one may try what is the other's.
+// configuration has other agents, so that one may try what is theirs, and one
+// that may reach no Unix socket.
 const configuration = `
 agents:
   - {name: planner, cgroup: %[1]s/planner, policy: planner, mounts: [{path: %[4]s, mode: ro}, {path: %[5]s/postern, mode: ro}]}
   - {name: reader, cgroup: %[1]s/reader, policy: planner}
+  - {name: sealed, cgroup: %[1]s/sealed, policy: planner, unix: []}
 targets:
   - name: orders
     protocol: postgres

@@ -66,7 +66,7 @@ func TestVerify(t *testing.T) {
 	needRoot(t)
 	v, said, code := verify(t, "--json")
 	all, allSaid, allCode := verify(t, "--json", "--agent", "planner", "--tier", "all")
-	if code+allCode != 0 || v.Failed+all.Failed != 0 || v.Stopped == 0 || len(v.Agents) != 2 || len(all.Agents) != 3 {
+	if code+allCode != 0 || v.Failed+all.Failed != 0 || v.Stopped == 0 || len(v.Agents) != 3 || len(all.Agents) != 3 {
 		t.Errorf("codes %d, %d; %d, %d failed; %d stopped; %d agents, %d tiers: %s%s",
 			code, allCode, v.Failed, all.Failed, v.Stopped, len(v.Agents), len(all.Agents), said, allSaid)
 	}

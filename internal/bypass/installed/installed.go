@@ -190,7 +190,7 @@ func (i *Installation) Judge(ctx context.Context, agent config.Agent, tier bypas
 		return nil, err
 	}
 	j := &bypass.Judge{
-		Tier: tier, UID: uid, GID: gid, Outside: i.options.Outside, Dir: dir, Tell: tell,
+		Tier: tier, UID: uid, GID: gid, Outside: i.options.Outside, Dir: dir, Tell: tell, Unix: agent.Unix,
 		Given: bypass.Given{
 			CgroupMount: i.mount, Pins: i.status.Pins, Daemon: i.daemon,
 			Control: i.options.Config.Control.Socket, Guard: i.options.Config.Guard.Socket,

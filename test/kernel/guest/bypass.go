@@ -119,7 +119,7 @@ func (g *guest) refuseAll() error {
 	if err != nil {
 		return err
 	}
-	if err := g.kernel.SetPolicy(id, otherPolicy); err != nil {
+	if err := g.kernel.SetPolicy(id, otherPolicy, nil); err != nil {
 		return err
 	}
 	if g.other, err = g.kernel.Listen(otherPolicy); err != nil {
@@ -172,7 +172,7 @@ func (g *guest) judge(out *outside.Outside) (*bypass.Judge, error) {
 	}
 	status := redirect.StatusOf(g.options)
 	j := &bypass.Judge{
-		Tier: bypass.Redirected, UID: nobody, GID: nobody, Outside: out, Dir: dir,
+		Tier: bypass.Redirected, UID: nobody, GID: nobody, Outside: out, Dir: dir, Unix: g.unix,
 		Given: bypass.Given{
 			CgroupMount: cgroupMount, OtherCgroups: []string{cgroupMount + "/agents/other"}, Pins: status.Pins, Daemon: daemon,
 		},

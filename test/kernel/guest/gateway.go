@@ -28,7 +28,7 @@ func (g *guest) listen() error {
 	if g.kernel, err = redirect.OpenPinned(g.options); err != nil {
 		return err
 	}
-	if err := g.kernel.SetPolicy(id, policyID, nil); err != nil {
+	if err := g.kernel.SetPolicy(id, policyID, g.unix); err != nil {
 		return err
 	}
 	g.listener, err = g.kernel.Listen(policyID)

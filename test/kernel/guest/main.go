@@ -114,6 +114,7 @@ type guest struct {
 	kernel   *redirect.Kernel
 	listener *redirect.Listener
 	other    *redirect.Listener // another agent's
+	unix     []string           // sockets that the agent may reach; nil: any
 }
 
 func (g *guest) loopbackUp() error {
@@ -132,6 +133,9 @@ func (g *guest) attach() error {
 	report, err := redirect.Attach(g.options)
 	if err != nil {
 		return err
+	}
+	if len(report.Optional) > 0 {
+		g.unix = []string{} // none, where the kernel can hold an agent to that
 	}
 	if problems := redirect.Check(g.options); len(problems) > 0 || len(report.Attached) == 0 {
 		return fmt.Errorf("attached %v, problems %v", report.Attached, problems)
