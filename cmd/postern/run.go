@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/signal"
 	"os/user"
@@ -11,7 +10,6 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/postern/postern/internal/guard"
 )
@@ -63,23 +61,16 @@ func (c *cli) run(ctx context.Context, run guard.Run, args []string) error {
 	if run.User == "" && os.Geteuid() == 0 && run.Tier != "strict" {
 		run.User = sudoer()
 	}
-	run.Terminal = term.IsTerminal(0) && term.IsTerminal(1)
-	stdio := [3]*os.File{os.Stdin, os.Stdout, os.Stderr}
-	if run.Terminal {
-		t, err := openTerminal(os.Stdin, os.Stdout)
-		if err != nil {
-			return fmt.Errorf("a terminal for the run: %w", err)
-		}
-		defer t.close()
-		stdio[0], stdio[1] = t.inner, t.inner
-		if term.IsTerminal(2) {
-			stdio[2] = t.inner
-		}
+	streams, terminal, err := openStdio()
+	if err != nil {
+		return err
 	}
+	defer streams.close()
+	run.Terminal = terminal
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
 	// What an interrupt means is the command's to decide.
-	exit, err := c.guard().Run(context.WithoutCancel(ctx), run, stdio, signals, nil)
+	exit, err := c.guard().Run(context.WithoutCancel(ctx), run, streams.files, signals, nil)
 	if err != nil {
 		return err
 	}
