@@ -113,6 +113,10 @@ func (s *Server) launch(ctx context.Context, conn *net.UnixConn, l launching) (E
 		if err = errors.Join(append(s.placeholders.leave(used), err)...); err != nil {
 			s.Log.Error("end a run", "run", l.name, "error", err)
 		}
+		// Nobody is in its network namespace any more; the next run may need the room.
+		if err := s.doors.tidy(); err != nil {
+			s.Log.Error("end a run", "run", l.name, "error", err)
+		}
 	}()
 	published, err := s.publish(l.agent, l.run)
 	if err != nil {

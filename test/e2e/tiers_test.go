@@ -293,3 +293,14 @@ func TestStrict(t *testing.T) {
 		mustContain(t, strings.ToLower(string(out)), want)
 	}
 }
+
+// TestRunsLeaveNoListeners: what a run had in its network namespace goes with it,
+// so that the room for such namespaces does not run out.
+func TestRunsLeaveNoListeners(t *testing.T) {
+	p := newPerson(t)
+	for i := range 70 {
+		if out, err := p.run([]string{"--tier", "strict"}, "true").CombinedOutput(); err != nil {
+			t.Fatalf("run %d: %v: %s", i, err, out)
+		}
+	}
+}
