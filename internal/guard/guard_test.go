@@ -52,6 +52,37 @@ func TestCertificatesHandsOverNothingElse(t *testing.T) {
 	}
 }
 
+// TestTrustFilesShowNothingElse: what the configuration names may be a link that
+// somebody put there.
+func TestTrustFilesShowNothingElse(t *testing.T) {
+	state, named := t.TempDir(), filepath.Join(t.TempDir(), "root.crt")
+	if err := errors.Join(os.Mkdir(filepath.Join(state, "trust"), 0o700),
+		os.WriteFile(filepath.Join(state, RootFile), []byte(aCertificate), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	secret := "root:$6$canary:19000::\n-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"
+	if err := os.WriteFile(named+".secret", []byte(secret+aCertificate), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(named+".secret", named); err != nil {
+		t.Fatal(err)
+	}
+	files, err := trustFiles(&config.Config{StateDir: state, Trust: config.Trust{Files: []string{named}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, f := range files {
+		if strings.Contains(string(f.Content), "canary") || strings.Contains(string(f.Content), "PRIVATE") {
+			t.Errorf("%s shows\n%s", f.Over, f.Content)
+		}
+		found = found || f.Over == named && strings.Count(string(f.Content), "BEGIN CERTIFICATE") == 2
+	}
+	if !found {
+		t.Error("the file's own certificate and the host's are not both in it")
+	}
+}
+
 func TestHostsFileWithoutTargets(t *testing.T) {
 	cfg := &config.Config{Targets: []config.Target{{Hosts: []config.HostPort{{Host: "orders-db.internal", Port: 5432}, {Host: "*.corp.example", Port: 5432}}}}}
 	hosts := "127.0.0.1 localhost # the loopback\n\n10.0.0.7\tOrders-DB.internal. orders other\n10.0.0.8 orders-db.internal\n# comment\n10.0.0.9 a.corp.example corp.example A.B.Corp.Example.\n::1 ip6-localhost\n"

@@ -82,6 +82,7 @@ func trustFiles(cfg *config.Config) ([]file, error) {
 		if err != nil {
 			return nil, fmt.Errorf("trust: %w", err)
 		}
+		b = onlyCertificates(b)
 		if system == nil && slices.Contains(bundles, path) {
 			system = b
 		}
@@ -148,6 +149,21 @@ func withoutTargets(hosts []byte, cfg *config.Config) []byte {
 		}
 	}
 	return []byte(out.String())
+}
+
+// onlyCertificates leaves out all else: a run shows these files to whoever is in
+// it, and root read them, where a person may own the folder and have put a link
+// in place of the file.
+func onlyCertificates(b []byte) (out []byte) {
+	for {
+		var block *pem.Block
+		if block, b = pem.Decode(b); block == nil {
+			return out
+		}
+		if block.Type == "CERTIFICATE" || block.Type == "TRUSTED CERTIFICATE" || block.Type == "X509 CERTIFICATE" {
+			out = append(out, pem.EncodeToMemory(block)...)
+		}
+	}
 }
 
 // certificates reads a file of the daemon's and makes sure that certificates
