@@ -44,7 +44,7 @@ generate: setup ## regenerate the kernel objects (clang-14) and the lists of dep
 
 .PHONY: setup-demo
 setup-demo:
-	@test/tools/setup postgresql-15 postgresql-client-15
+	@test/tools/setup postgresql-15 postgresql-client-15 bubblewrap
 
 .PHONY: demo
 demo: setup-demo build ## a database, a gateway and an agent on this machine, explained as they run

@@ -30,7 +30,7 @@ type agent struct {
 
 func startAgent(d *demo, corpCA string) (*agent, error) {
 	dsn := "host=orders-db.internal port=5432 user=app dbname=orders sslmode=verify-full sslrootcert=" + corpCA
-	a := &agent{demo: d, cmd: d.postern.Run("planner", "psql", "-X", "-q", "-A", "-P", "footer=off", dsn)}
+	a := &agent{demo: d, cmd: d.postern.RunIn("strict", "planner", nil, "psql", "-X", "-q", "-A", "-P", "footer=off", dsn)}
 	a.cmd.Env = append(a.cmd.Env, "PGPASSWORD="+placeholder)
 	var err error
 	if a.in, err = a.cmd.StdinPipe(); err != nil {

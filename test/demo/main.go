@@ -43,6 +43,9 @@ agents:
   - name: planner
     cgroup: %[1]s/planner
     policy: planner
+    tier: strict
+    user: ` + servers.AgentUser + `
+    mounts: [{path: %[5]s, mode: ro}]
 targets:
   - name: orders
     protocol: postgres
@@ -151,7 +154,7 @@ func (d *demo) prepare(build string) (err error) {
 	if err != nil {
 		return err
 	}
-	d.postern.Config = fmt.Sprintf(configuration, d.postern.Root, d.pg.Port, d.pg.CA, corpCA)
+	d.postern.Config = fmt.Sprintf(configuration, d.postern.Root, d.pg.Port, d.pg.CA, corpCA, filepath.Join(d.dir, "demo"))
 	if err := d.postern.Seal("secrets.age", "password: "+realPassword+"\n"); err != nil {
 		return err
 	}

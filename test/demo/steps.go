@@ -208,7 +208,7 @@ func absent(d *demo) (saw, really string, err error) {
 
 func around(d *demo) (saw, really string, err error) {
 	direct := fmt.Sprintf("127.0.0.1:%d", d.pg.Port)
-	out, err := d.postern.Run("planner", filepath.Join(d.dir, "demo"), "attempt", direct).CombinedOutput()
+	out, err := d.postern.RunIn("strict", "planner", nil, filepath.Join(d.dir, "demo"), "attempt", direct).CombinedOutput()
 	saw = string(out)
 	if err != nil {
 		return saw, "", err
