@@ -43,7 +43,7 @@ var forbidden = []uint32{
 	unix.SYS_KEYCTL, unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY,
 	unix.SYS_BPF, unix.SYS_PERF_EVENT_OPEN, unix.SYS_USERFAULTFD, unix.SYS_OPEN_BY_HANDLE_AT, unix.SYS_NAME_TO_HANDLE_AT,
 	unix.SYS_KEXEC_LOAD, unix.SYS_KEXEC_FILE_LOAD, unix.SYS_INIT_MODULE, unix.SYS_FINIT_MODULE, unix.SYS_DELETE_MODULE,
-	unix.SYS_SWAPON, unix.SYS_SWAPOFF, unix.SYS_REBOOT, unix.SYS_QUOTACTL, unix.SYS_ACCT, unix.SYS_SETDOMAINNAME, unix.SYS_SETHOSTNAME,
+	unix.SYS_SWAPON, unix.SYS_SWAPOFF, unix.SYS_REBOOT, unix.SYS_QUOTACTL, unix.SYS_QUOTACTL_FD, unix.SYS_ACCT, unix.SYS_SETDOMAINNAME, unix.SYS_SETHOSTNAME,
 	unix.SYS_SETTIMEOFDAY, unix.SYS_CLOCK_SETTIME, unix.SYS_ADJTIMEX, unix.SYS_CLOCK_ADJTIME, unix.SYS_SYSLOG, unix.SYS_FANOTIFY_INIT,
 	unix.SYS_PIDFD_GETFD,
 }
@@ -71,7 +71,9 @@ func program() ([]bpf.RawInstruction, error) {
 		number,
 	}
 	if runtime.GOARCH == "amd64" {
-		code = append(code, bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: x32, SkipFalse: 1}, answer(unix.ENOSYS))
+		code = append(code, bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: x32, SkipFalse: 3},
+			// A tracer that cancels a call makes its number -1.
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: ^uint32(0), SkipFalse: 1}, bpf.RetConstant{Val: retAllow}, answer(unix.ENOSYS))
 	}
 	for _, n := range forbidden {
 		code = append(code, is(n, answer(unix.EPERM))...)
@@ -81,8 +83,9 @@ func program() ([]bpf.RawInstruction, error) {
 	}
 	argument := func(i uint32) bpf.LoadAbsolute { return bpf.LoadAbsolute{Off: atArgument(i), Size: 4} }
 	allow := bpf.RetConstant{Val: retAllow}
-	for n, flags := range map[uint32]uint32{unix.SYS_CLONE: namespaces, unix.SYS_UNSHARE: namespaces | unix.CLONE_NEWTIME} {
-		code = append(code, is(n, argument(0), bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: flags, SkipFalse: 1}, answer(unix.EPERM), allow)...)
+	// In clone the bit of CLONE_NEWTIME belongs to the signal for the parent.
+	for _, c := range []struct{ number, flags uint32 }{{unix.SYS_CLONE, namespaces}, {unix.SYS_UNSHARE, namespaces | unix.CLONE_NEWTIME}} {
+		code = append(code, is(c.number, argument(0), bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: c.flags, SkipFalse: 1}, answer(unix.EPERM), allow)...)
 	}
 	// Input into a terminal is another's keystrokes (CVE-2019-10063: the kernel
 	// looks at 32 bits of the request).

@@ -33,6 +33,7 @@ func TestFilter(t *testing.T) {
 		"read":             {own, unix.SYS_READ, [3]uint64{}, retAllow},
 		"ptrace":           {own, unix.SYS_PTRACE, [3]uint64{}, retAllow},
 		"another ABI":      {unix.AUDIT_ARCH_I386, 1, [3]uint64{}, refuse(unix.ENOSYS)},
+		"cancelled":        {own, ^uint32(0), [3]uint64{}, retAllow},
 		"mount":            {own, unix.SYS_MOUNT, [3]uint64{}, refuse(unix.EPERM)},
 		"bpf":              {own, unix.SYS_BPF, [3]uint64{}, refuse(unix.EPERM)},
 		"keyctl":           {own, unix.SYS_KEYCTL, [3]uint64{}, refuse(unix.EPERM)},
