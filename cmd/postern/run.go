@@ -58,8 +58,8 @@ func (c *cli) run(ctx context.Context, run guard.Run, args []string) error {
 		run.Binds[i] = path + mode
 	}
 	run.Args, run.Env = args, os.Environ()
-	if run.User == "" && os.Geteuid() == 0 && run.Tier != "strict" {
-		run.User = sudoer()
+	if os.Geteuid() == 0 {
+		run.Sudoer = sudoer()
 	}
 	streams, terminal, err := openStdio()
 	if err != nil {

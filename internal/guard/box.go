@@ -70,7 +70,11 @@ func asOf(peer *identity.Peer, a *config.Agent, r *Run, tier sandbox.Tier) (who,
 		}
 		return userNamed(a.User)
 	}
-	return runAs(peer, r.User)
+	name := r.User
+	if name == "" && peer.UID == 0 && tier != sandbox.Strict {
+		name = r.Sudoer
+	}
+	return runAs(peer, name)
 }
 
 // boxOf is what a run is to see, and the directory that it begins in.
@@ -101,11 +105,13 @@ func boxOf(cfg *config.Config, a *config.Agent, r *Run, peer *identity.Peer, as 
 		}
 		return b, dir, nil
 	}
-	return b, r.Dir, workspace(cfg, r, b)
+	dir, err = workspace(cfg, r, b)
+	return b, dir, err
 }
 
-// workspace adds what the caller names, and the directory that the caller is in.
-func workspace(cfg *config.Config, r *Run, b *sandbox.Box) error {
+// workspace adds what the caller names, and the directory that the caller is in,
+// and says which one the run begins in.
+func workspace(cfg *config.Config, r *Run, b *sandbox.Box) (dir string, err error) {
 	for _, text := range r.Binds {
 		path, write := text, true
 		if before, ok := strings.CutSuffix(text, ":ro"); ok {
@@ -115,27 +121,36 @@ func workspace(cfg *config.Config, r *Run, b *sandbox.Box) error {
 		}
 		b.Binds = append(b.Binds, sandbox.Bind{Path: path, Write: write, By: &b.Run, Hooks: r.AllowHooks})
 	}
-	if !covered(r.Dir, b.Binds) {
-		b.Binds = append(b.Binds, sandbox.Bind{Path: r.Dir, Write: true, By: &b.Run, Hooks: r.AllowHooks})
+	private := []string{cfg.StateDir, filepath.Dir(cfg.Control.Socket), filepath.Dir(cfg.Guard.Socket), cfg.Secrets.File.Identity}
+	dir = r.Dir
+	if !covered(dir, b.Binds) {
+		err := sandbox.Bindable(dir, b.Home, private)
+		switch {
+		case err == nil:
+			b.Binds = append(b.Binds, sandbox.Bind{Path: dir, Write: true, By: &b.Run, Hooks: r.AllowHooks})
+		case len(r.Binds) > 0:
+			dir = b.Home // there is something else to work on
+		default:
+			return "", err
+		}
 	}
 	if len(b.Binds) > maxBinds {
-		return fmt.Errorf("a run sees at most %d paths", maxBinds)
+		return "", fmt.Errorf("a run sees at most %d paths", maxBinds)
 	}
-	private := []string{cfg.StateDir, filepath.Dir(cfg.Control.Socket), filepath.Dir(cfg.Guard.Socket), cfg.Secrets.File.Identity}
 	seen := map[string]bool{}
 	for _, bind := range b.Binds {
 		if seen[bind.Path] {
-			return fmt.Errorf("%s is bound twice: once by --bind, and by that or agents.mounts", bind.Path)
+			return "", fmt.Errorf("%s is bound twice: by --bind, or in agents.mounts", bind.Path)
 		}
 		seen[bind.Path] = true
 		if bind.By == nil {
 			continue // the configuration's word
 		}
 		if err := sandbox.Bindable(bind.Path, b.Home, private); err != nil {
-			return err
+			return "", err
 		}
 	}
-	return nil
+	return dir, nil
 }
 
 // covered says whether a directory is in one that is bound.

@@ -61,6 +61,9 @@ type Run struct {
 	// User is who it runs as; only root may name one, everybody else is
 	// themselves.
 	User string `json:"user,omitempty"`
+	// Sudoer is who became root to ask, and is who it runs as where nobody is named
+	// and the tier is not strict.
+	Sudoer string `json:"sudoer,omitempty"`
 	// Tier is redirected, workspace or strict; empty: by Terminal and the agent.
 	Tier       string   `json:"tier,omitempty"`
 	Terminal   bool     `json:"terminal,omitempty"` // a person is at a terminal
