@@ -232,8 +232,9 @@ func TestPlaceholdersAreShared(t *testing.T) {
 		t.Fatal(err)
 	}
 	var p placeholders
-	first := p.take(sandbox.Result{Made: []sandbox.Placeholder{made}, Held: []sandbox.Placeholder{theirs}})
+	// The one that did not make it is told of first.
 	second := p.take(sandbox.Result{Held: []sandbox.Placeholder{made, theirs}})
+	first := p.take(sandbox.Result{Made: []sandbox.Placeholder{made}, Held: []sandbox.Placeholder{theirs}})
 	if errs := p.leave(first); len(errs) > 0 {
 		t.Error(errs)
 	}

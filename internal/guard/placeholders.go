@@ -1,6 +1,9 @@
 package guard
 
 import (
+	"errors"
+	"io/fs"
+	"slices"
 	"sync"
 
 	"github.com/postern/postern/internal/sandbox"
@@ -13,31 +16,38 @@ type placeholders struct {
 	// building is held by runs that are being built, and by who removes.
 	building sync.RWMutex
 
-	mu    sync.Mutex
-	users map[string]int // runs, by path on the host
+	mu   sync.Mutex
+	held map[string]*placeholder // by path on the host
 }
 
-// take notes that a run uses what it has made, and what others have.
+// placeholder is one, or what a person has there.
+type placeholder struct {
+	runs int
+	made bool // by one of the runs
+}
+
+// take notes what a run has made and what it holds besides. Of two that are
+// built at a time either may be told of first.
 func (p *placeholders) take(r sandbox.Result) (used []sandbox.Placeholder) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.users == nil {
-		p.users = map[string]int{}
+	if p.held == nil {
+		p.held = map[string]*placeholder{}
 	}
-	for _, made := range r.Made {
-		p.users[made.Path()]++
-		used = append(used, made)
-	}
-	for _, held := range r.Held {
-		if p.users[held.Path()] > 0 {
-			p.users[held.Path()]++
-			used = append(used, held)
+	for n, h := range append(slices.Clone(r.Made), r.Held...) {
+		at := p.held[h.Path()]
+		if at == nil {
+			at = &placeholder{}
+			p.held[h.Path()] = at
 		}
+		at.runs++
+		at.made = at.made || n < len(r.Made)
+		used = append(used, h)
 	}
 	return used
 }
 
-// leave removes what no other run uses, in reverse: what is in a folder before
+// leave removes what no other run holds, in reverse: what is in a folder before
 // the folder.
 func (p *placeholders) leave(used []sandbox.Placeholder) (errs []error) {
 	if len(used) == 0 {
@@ -47,13 +57,16 @@ func (p *placeholders) leave(used []sandbox.Placeholder) (errs []error) {
 	defer p.building.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i := len(used) - 1; i >= 0; i-- {
-		path := used[i].Path()
-		if p.users[path]--; p.users[path] > 0 {
+	for _, h := range slices.Backward(used) {
+		at := p.held[h.Path()]
+		if at.runs--; at.runs > 0 {
 			continue
 		}
-		delete(p.users, path)
-		if err := used[i].Remove(); err != nil {
+		delete(p.held, h.Path())
+		if !at.made {
+			continue
+		}
+		if err := h.Remove(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}

@@ -127,6 +127,10 @@ func (s *staged) keep(p Placeholder, r *Result) error {
 	}
 	err = s.make(p)
 	switch {
+	case errors.Is(err, unix.EEXIST): // another run was faster
+		s.held = append(s.held, p)
+		r.Held = append(r.Held, p)
+		return nil
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EROFS):
 		return nil // nor can the run
 	case err != nil:
