@@ -197,11 +197,15 @@ func attach(fd int, place func() (int, error), readOnly bool) error {
 		return unix.Mount(fdPath(fd), fdPath(to), "", unix.MS_BIND|unix.MS_REC, "")
 	}
 	err = move(fd, to, unix.AT_RECURSIVE, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
-	if !errors.Is(err, unix.ENOSYS) {
-		return err
+	if errors.Is(err, unix.ENOSYS) {
+		return attachOne(fd, to, place)
 	}
-	// Before kernel 5.12 one mount at a time is made read-only: those below are
-	// left out.
+	return err
+}
+
+// attachOne is the same for kernels before 5.12, where one mount at a time is
+// made read-only: those below are left out.
+func attachOne(fd, to int, place func() (int, error)) error {
 	if err := unix.Mount(fdPath(fd), fdPath(to), "", unix.MS_BIND, ""); err != nil {
 		return err
 	}
