@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,8 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/postern/postern/internal/identity"
-	"github.com/postern/postern/internal/redirect"
 	"github.com/postern/postern/internal/sandbox"
 	"github.com/postern/postern/pkg/control"
 )
@@ -79,87 +76,6 @@ func (c *cli) showChecks(checks []control.Check) {
 			fmt.Fprintf(c.out, "      → %s\n", k.Help)
 		}
 	}
-}
-
-func (c *cli) doctorCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "doctor", Short: "Look for what is missing or wrong on this host", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			checks := c.examine(cmd.Context())
-			bad := 0
-			for _, k := range checks {
-				if !k.OK {
-					bad++
-				}
-			}
-			if c.json {
-				if err := c.out.print(checks); err != nil {
-					return err
-				}
-			} else {
-				c.showChecks(checks)
-			}
-			if bad > 0 {
-				return exitCode(1)
-			}
-			return nil
-		},
-	}
-}
-
-// examine goes from the kernel up.
-func (c *cli) examine(ctx context.Context) []control.Check {
-	var checks []control.Check
-	add := func(name string, err error, ok, help string) {
-		k := control.Check{Name: name, OK: err == nil, Detail: ok, Help: help}
-		if err != nil {
-			k.Detail = err.Error()
-		}
-		checks = append(checks, k)
-	}
-	if os.Geteuid() != 0 {
-		add("root", errors.New("not root: what the kernel can do and what is attached cannot be seen"), "", "run it with sudo")
-	} else {
-		for _, f := range redirect.Probe() {
-			k := control.Check{Name: "kernel feature: " + f.Name, OK: f.Answer == redirect.Yes, Detail: f.Detail, Help: f.Help}
-			checks = append(checks, k)
-		}
-	}
-	_, err := os.Stat(c.config)
-	add("configuration", err, c.config, "write it; the README has an example")
-	if err == nil {
-		out, err := c.daemonCheck(ctx, c.config)
-		if err != nil {
-			err = errors.New(strings.TrimSpace(string(out)))
-		}
-		add("configuration is valid", err, "", "correct it, then `postern reload`")
-	}
-	cfg := c.settings()
-	if mount, err := identity.CgroupMount(); err == nil && os.Geteuid() == 0 {
-		status, err := c.guard().Status(ctx)
-		add("postern-guard answers", err, cfg.Guard.Socket, "start postern-guard: systemctl start postern-guard")
-		problems := status.Problems
-		if err != nil {
-			status.Status = redirect.StatusOf(redirect.Options{Cgroup: filepath.Join(mount, cfg.Root)})
-			problems = status.Problems
-		}
-		var open error
-		if len(problems) > 0 {
-			open = fmt.Errorf("%s", problems[0])
-		}
-		for who, until := range status.Glass {
-			add("the glass is whole", fmt.Errorf("broken for %s until %s: these agents go past the gateway", who, until.Format(time.DateTime)), "", "postern break-glass --end")
-		}
-		add("the policy root is closed", open, fmt.Sprintf("%d programs hold %s", len(status.Links), status.Cgroup), "run `postern-guard attach`")
-	}
-	s, err := c.daemon().Status(ctx)
-	add("posternd answers", err, s.Version, "start posternd: systemctl start posternd")
-	for _, a := range s.Agents {
-		if a.Mode == "observe" {
-			add("agent "+a.Name, errors.New("is observed, not enforced, until "+a.Until.Format(time.RFC3339)), "", "remove mode: observe when you have seen enough")
-		}
-	}
-	return checks
 }
 
 // daemonCheck lets the daemon's own program read a configuration: what it says

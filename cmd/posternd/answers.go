@@ -314,7 +314,7 @@ func (a *attached) hooks() map[string]bool {
 		return nil
 	}
 	out := map[string]bool{}
-	for _, l := range status.Links {
+	for _, l := range slices.Concat(status.Links, status.Optional) {
 		out[l.Hook] = true
 	}
 	for _, p := range status.Problems {

@@ -40,12 +40,15 @@ const (
 // the kernel's version, for distributions backport. It attaches nothing.
 func Probe() []Feature {
 	probes := []Feature{probeCgroup2(), probeSocketCgroups()}
-	for name, err := range map[string]error{
-		"map type ring buffer":    features.HaveMapType(ebpf.RingBuf),
-		"map type socket storage": features.HaveMapType(ebpf.SkStorage),
-		"map type LRU hash":       features.HaveMapType(ebpf.LRUHash),
+	for _, m := range []struct {
+		name string
+		kind ebpf.MapType
+	}{
+		{"map type ring buffer", ebpf.RingBuf},
+		{"map type socket storage", ebpf.SkStorage},
+		{"map type LRU hash", ebpf.LRUHash},
 	} {
-		probes = append(probes, feature(name, err))
+		probes = append(probes, feature(m.name, features.HaveMapType(m.kind)))
 	}
 	for _, h := range hooks {
 		probes = append(probes, feature("hook "+h.name, trial(h.attach)))
