@@ -174,7 +174,9 @@ func (d *daemon) run(ctx context.Context, cfg *config.Config, registry *promethe
 	if metricsListener != nil {
 		before.Go(func() { failed(metrics.Serve(front, metricsListener, registry, d.log)) })
 	}
-	before.Go(func() { failed(ignore(d.kernel.Events(front, d.denied), context.Canceled)) })
+	told := newDenials(d.log, d.doors.agentOf)
+	behind.Go(func() { told.Run(background) })
+	before.Go(func() { failed(ignore(d.kernel.Events(front, told.hear), context.Canceled)) })
 	before.Go(func() { failed(ignore(d.kernel.Asks(front, newAsks(d.doors).hear), context.Canceled)) })
 	before.Go(func() { d.follow(front, hup) })
 	if err := d.doors.follow(cfg); err != nil {
@@ -290,16 +292,4 @@ func (d *daemon) config() *config.Config {
 
 func (d *daemon) approvalChanged(a approval.Approval) {
 	d.log.Info("approval", "approval", a.ID, "state", string(a.State), "agent", a.Agent, "target", a.Target, "rule", a.Rule, "session", a.Session)
-}
-
-// denied logs what the kernel denied: who tried, and what. And who went past the
-// gateway while the glass was broken.
-func (d *daemon) denied(e redirect.Event) {
-	if e.Kind == redirect.Glass {
-		d.log.Warn("past the gateway: the glass is broken", "agent", d.doors.agentOf(e.PolicyCgroupID), "to", e.Remote,
-			"protocol", e.Protocol, "pid", e.TGID, "uid", e.UID, "comm", e.Comm)
-		return
-	}
-	d.log.Warn("denied by the kernel", "kind", e.Kind.String(), "agent", d.doors.agentOf(e.PolicyCgroupID), "to", e.Remote,
-		"protocol", e.Protocol, "pid", e.TGID, "uid", e.UID, "comm", e.Comm)
 }
