@@ -38,9 +38,10 @@ build: ## build/posternd, postern, postern-guard and postern-sqlparse, all stati
 	@! readelf -l build/posternd build/postern build/postern-guard build/postern-sqlparse | grep 'program interpreter'
 
 .PHONY: generate
-generate: setup ## regenerate the kernel objects (clang-14) and the lists of dependencies
+generate: setup ## regenerate the kernel objects (clang-14), the lists of dependencies and the list of attempts
 	go generate ./bpf
 	go test -count=1 -run '^TestDependencies$$' ./internal/archtest -update
+	go test -count=1 -run '^TestListIsInTheDocumentation$$' ./internal/bypass -update
 
 .PHONY: setup-demo
 setup-demo:

@@ -154,30 +154,6 @@ func TestPassedSocketBetweenAgents(t *testing.T) {
 	none(t, highRecords)
 }
 
-// A socket of an agent is no way out for a process outside either, and one of
-// outside does what it likes inside: no program of the cgroup sees it. That is
-// why runs start inside with no other descriptors (see the guard).
-func TestStateOfSocketsPassedOverTheEdge(t *testing.T) {
-	w := newWorld(t)
-	cgroup, _ := w.cgroup("agent", lowPolicy)
-	l := w.listen(lowPolicy)
-	records := echo(t, l, l.Accept)
-	out := filepath.Join(filepath.Dir(w.options.Cgroup), filepath.Base(w.options.Cgroup)+"-outside")
-	w.must(os.Mkdir(out, 0o755))
-	defer removeCgroups(out)
-	inside, stranger := w.agent(cgroup), w.agent(out)
-	defer stranger.stop()
-	fd := pass(t, inside, stranger, inside.socket(unix.AF_INET, unix.SOCK_STREAM))
-	if errno := stranger.connect(fd, there4); errno != unix.EPERM {
-		t.Errorf("an agent's socket in another process: %v, want EPERM", errno)
-	}
-	fd = pass(t, stranger, inside, stranger.socket(unix.AF_INET, unix.SOCK_STREAM))
-	if errno := inside.connect(fd, netip.AddrPortFrom(outside4, 9).String()); errno == unix.EPERM {
-		t.Error("a socket from outside is closed after all: then say so in the documentation")
-	}
-	none(t, records)
-}
-
 func TestSocketMadeBeforeAttach(t *testing.T) {
 	w := newWorld(t)
 	cgroup, _ := w.cgroup("agent", lowPolicy)

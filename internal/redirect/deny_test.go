@@ -145,18 +145,6 @@ func TestSocketsOfOtherProtocolsAreDenied(t *testing.T) {
 	w.quiet()
 }
 
-// What cgroup programs cannot close, as the documentation says: packet sockets
-// are a matter of capabilities, vsock of an address-family filter.
-func TestStateOfPacketAndVsock(t *testing.T) {
-	_, a, _ := closed(t)
-	if _, errno := a.try(unix.AF_PACKET, unix.SOCK_RAW, int(htons(unix.ETH_P_ALL))); errno != unix.EPERM {
-		t.Errorf("packet socket without capabilities: %v, want EPERM", errno)
-	}
-	if _, errno := a.try(unix.AF_VSOCK, unix.SOCK_STREAM, 0); errno != 0 && errno != unix.EAFNOSUPPORT {
-		t.Errorf("vsock: %v: closed after all? then say so in the documentation", errno)
-	}
-}
-
 func TestListeningServesNobody(t *testing.T) {
 	w, a, _ := closed(t)
 	for _, source := range []string{"0.0.0.0:8080", "127.0.0.1:8080", "[::]:8080", "[::1]:8080", host4.String() + ":8080"} {

@@ -161,8 +161,6 @@ func (w *world) network() {
 	w.t.Cleanup(func() { w.must(w.outside.Close()) })
 }
 
-func htons(v uint16) uint16 { return v<<8 | v>>8 }
-
 func (w *world) namespace() *os.File {
 	w.t.Helper()
 	var ns *os.File
