@@ -84,7 +84,12 @@ kernels:
 	@test/kernel/fetch 5.10
 	@test/kernel/fetch 6.1 6.12 sid || echo 'newer kernels cannot be fetched: not all are tested'
 
-KERNELS = -step 'make kernels' '. -count=1 -tags=qemu ./test/kernel'
+# The whole system that test/boot boots; takes root the first time.
+.PHONY: rootfs
+rootfs:
+	@test/boot/rootfs
+
+KERNELS = -step 'make kernels' -step 'make rootfs' '. -count=1 -tags=qemu -p=1 ./test/kernel ./test/boot'
 
 .PHONY: test
 test: setup ## everything: check, the kernel programs here and in QEMU, real servers and clients (as root)
@@ -99,7 +104,7 @@ test-containers: setup ## docker, podman and runc containers as agents (as root)
 	@$(REPORT) -step 'make build' 'test/e2e -count=1 ./containers'
 
 .PHONY: test-kernels
-test-kernels: setup ## the kernel programs, and the ways around them, on Linux 5.10, 6.1, 6.12 and the newest, in QEMU
+test-kernels: setup ## the kernel programs, and the ways around them, on Linux 5.10, 6.1, 6.12 and the newest, and a reboot, in QEMU (as root)
 	@$(REPORT) $(KERNELS)
 
 .PHONY: fuzz
