@@ -12,21 +12,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/postern/postern/internal/guard"
 	"github.com/postern/postern/internal/identity"
 )
 
-const (
-	// bubblewrapPath is where the guard looks for it.
-	bubblewrapPath = "/usr/bin/bwrap"
-	helpBubblewrap = "install bubblewrap (Debian, Fedora, Arch, SUSE: the package bubblewrap)"
-)
+const helpBubblewrap = "install bubblewrap (Debian, Fedora, Arch, SUSE: the package bubblewrap)"
 
 // bubblewrap is nil where runs can be put into a sandbox.
 func bubblewrap() error {
-	if _, err := os.Stat(bubblewrapPath); err != nil {
-		return fmt.Errorf("%s is missing", bubblewrapPath)
-	}
-	return nil
+	_, err := os.Stat(guard.FindBubblewrap())
+	return err
 }
 
 // host is what is around the kernel programs.
@@ -43,7 +38,7 @@ func (d *diagnosis) host(ctx context.Context) {
 	err = bubblewrap()
 	version := ""
 	if err == nil {
-		out, _ := exec.CommandContext(ctx, bubblewrapPath, "--version").Output()
+		out, _ := exec.CommandContext(ctx, guard.FindBubblewrap(), "--version").Output()
 		version = strings.TrimSpace(string(out))
 	}
 	d.option("host.bubblewrap", "bubblewrap", err, version, "runs of the tiers workspace and strict cannot be launched", helpBubblewrap)

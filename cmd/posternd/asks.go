@@ -32,11 +32,15 @@ const (
 	// maxForetold bounds the destinations that are tried at once; connections to
 	// more of them go on to the gateway as if nothing had been asked.
 	maxForetold = 256
+	// maxWaiting bounds the connections to one destination that are told to wait,
+	// which is done again and again: others go on likewise.
+	maxWaiting = 1024
 )
 
 // asks are what the kernel asks for while connections wait.
 type asks struct {
-	doors *doors
+	doors   *doors
+	running sync.WaitGroup
 
 	mu      sync.Mutex
 	waiting map[destination][]uint64 // tokens
@@ -51,32 +55,39 @@ func newAsks(d *doors) *asks {
 	return &asks{doors: d, waiting: map[destination][]uint64{}}
 }
 
-// hear is called for each ask; it does not block.
-func (a *asks) hear(q redirect.Ask) {
+// Run answers what the kernel asks until ctx ends, and returns when nothing of it
+// is left. What waits then goes on by itself.
+func (a *asks) Run(ctx context.Context) error {
+	defer a.running.Wait()
+	return a.doors.daemon.kernel.Asks(ctx, func(q redirect.Ask) { a.hear(ctx, q) })
+}
+
+// hear does not block.
+func (a *asks) hear(ctx context.Context, q redirect.Ask) {
 	r := a.doors.residentOf(q.Record.PolicyID)
 	if r == nil || q.Record.PolicyCgroupID != r.cgroup.Load() {
 		return
 	}
 	if q.Listener {
-		go a.open(r, q.Record)
+		a.running.Go(func() { a.open(ctx, r, q.Record) })
 		return
 	}
 	to := destination{q.Record.PolicyID, q.Record.Original}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	tokens, asked := a.waiting[to]
-	if !asked && len(a.waiting) >= maxForetold {
+	if !asked && len(a.waiting) >= maxForetold || len(tokens) >= maxWaiting {
 		return
 	}
 	a.waiting[to] = append(tokens, q.Record.Token)
 	if !asked {
-		go a.foretell(r, q.Record, to)
+		a.running.Go(func() { a.foretell(ctx, r, q.Record, to) })
 	}
 }
 
 // open has the guard open a listener where the agent is.
-func (a *asks) open(r *resident, record redirect.Record) {
-	ask, cancel := context.WithTimeout(a.doors.ctx, guardTimeout)
+func (a *asks) open(ctx context.Context, r *resident, record redirect.Record) {
+	ask, cancel := context.WithTimeout(ctx, guardTimeout)
 	defer cancel()
 	d := a.doors.daemon
 	if err := d.guard.ListenAt(ask, r.agent, int(record.TGID), record.Netns); err != nil {
@@ -85,16 +96,20 @@ func (a *asks) open(r *resident, record redirect.Record) {
 }
 
 // foretell finds out what would come of a connection, and tells those that wait
-// and the kernel, for those that come next.
-func (a *asks) foretell(r *resident, record redirect.Record, to destination) {
+// and the kernel, for those that come next. When ctx ends nobody is told
+// anything: another daemon will serve them.
+func (a *asks) foretell(ctx context.Context, r *resident, record redirect.Record, to destination) {
 	d := a.doors.daemon
 	found := make(chan struct{})
-	go a.wait(to, found)
-	ctx, cancel := context.WithTimeout(a.doors.ctx, d.gateway.Setup().Limits.Handshake)
+	a.running.Go(func() { a.wait(to, found) })
+	dial, cancel := context.WithTimeout(ctx, d.gateway.Setup().Limits.Handshake)
 	flow := a.doors.flowOf(r, record)
-	err := d.gateway.Foretell(ctx, flow)
+	err := d.gateway.Foretell(dial, flow)
 	cancel()
 	close(found)
+	if err != nil && ctx.Err() != nil {
+		return
+	}
 	errno, holds := outcome(err)
 	if denial := new(engine.Denial); errors.As(err, &denial) {
 		d.log.Warn("denied", "session", flow.Session, "agent", r.agent, "to", record.Original, "name", flow.Name, "rule", denial.Rule,

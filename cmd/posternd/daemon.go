@@ -177,7 +177,7 @@ func (d *daemon) run(ctx context.Context, cfg *config.Config, registry *promethe
 	told := newDenials(d.log, d.doors.agentOf)
 	behind.Go(func() { told.Run(background) })
 	before.Go(func() { failed(ignore(d.kernel.Events(front, told.hear), context.Canceled)) })
-	before.Go(func() { failed(ignore(d.kernel.Asks(front, newAsks(d.doors).hear), context.Canceled)) })
+	before.Go(func() { failed(ignore(newAsks(d.doors).Run(front), context.Canceled)) })
 	before.Go(func() { d.follow(front, hup) })
 	if err := d.doors.follow(cfg); err != nil {
 		stopFront(err)

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// DefaultBubblewrap is where it is when it is not on the guard's PATH.
-	DefaultBubblewrap = "/usr/bin/bwrap"
+	// defaultBubblewrap is where it is when it is not on the PATH.
+	defaultBubblewrap = "/usr/bin/bwrap"
 	// maxBinds bounds what one run sees besides the system.
 	maxBinds = 64
 )
@@ -46,14 +46,20 @@ func tierOf(a *config.Agent, r *Run) (sandbox.Tier, error) {
 	return least, nil
 }
 
+// FindBubblewrap is where it is looked for when nobody says: the one on the PATH,
+// or where distributions have it, whether or not it is there.
+func FindBubblewrap() string {
+	if found, err := exec.LookPath("bwrap"); err == nil && filepath.IsAbs(found) {
+		return found
+	}
+	return defaultBubblewrap
+}
+
 // bubblewrap is its path.
 func (s *Server) bubblewrap(tier sandbox.Tier) (string, error) {
 	at := s.Bubblewrap
 	if at == "" {
-		at = DefaultBubblewrap
-		if found, err := exec.LookPath("bwrap"); err == nil && filepath.IsAbs(found) {
-			at = found
-		}
+		at = FindBubblewrap()
 	}
 	if _, err := os.Stat(at); err != nil {
 		return "", fmt.Errorf("the tier %s takes bubblewrap, and there is none at %s: install bubblewrap, or use --tier redirected where the agent allows it", tier, at)

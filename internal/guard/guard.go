@@ -52,7 +52,7 @@ type Options struct {
 	Redirect redirect.Options // the policy root and its pins
 	Daemon   uint32           // uid of posternd
 	Grace    time.Duration    // how long connections are queued without a daemon; default 15 s
-	// Bubblewrap is its path; empty: what is on the PATH, or DefaultBubblewrap.
+	// Bubblewrap is its path; empty: what FindBubblewrap finds.
 	Bubblewrap string
 }
 

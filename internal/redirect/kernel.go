@@ -304,3 +304,16 @@ func (k *Kernel) Stats() (map[Kind]uint64, error) {
 	}
 	return counts, nil
 }
+
+// Counts is Stats by the kinds' words.
+func (k *Kernel) Counts() (map[string]uint64, error) {
+	stats, err := k.Stats()
+	if err != nil {
+		return nil, err
+	}
+	counts := map[string]uint64{}
+	for kind, n := range stats {
+		counts[kind.String()] = n
+	}
+	return counts, nil
+}

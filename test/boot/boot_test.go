@@ -15,7 +15,7 @@ import (
 )
 
 // bootTimeout bounds one test's machine, its reboot included.
-const bootTimeout = 3 * time.Minute
+const bootTimeout = 8 * time.Minute
 
 // minRuns is how often each container has run in one boot.
 const minRuns = 3

@@ -56,14 +56,18 @@ func TestRunClosesOtherDescriptors(t *testing.T) {
 // TestRunRefusesNetworkStdio: a socket that was connected outside would be a
 // way out.
 func TestRunRefusesNetworkStdio(t *testing.T) {
-	w := theWorld
+	refusesNetworkStdio(t, theWorld.agent("planner", "orders", "true"))
+}
+
+// refusesNetworkStdio gives a command a network socket as standard input.
+func refusesNetworkStdio(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	socket := os.NewFile(uintptr(fd), "socket")
 	defer socket.Close()
-	cmd := w.agent("planner", "orders", "true")
 	cmd.Stdin = socket
 	out, err := cmd.CombinedOutput()
 	if err == nil {

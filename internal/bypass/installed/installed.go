@@ -196,7 +196,7 @@ func (i *Installation) Judge(ctx context.Context, agent config.Agent, tier bypas
 			Control: i.options.Config.Control.Socket, Guard: i.options.Config.Guard.Socket,
 		},
 		Gateways: func() (own, others []bypass.Ports, err error) { return i.gateways(id) },
-		Counts:   i.counts,
+		Counts:   i.kernel.Counts,
 		Launch: func(stdin, stdout, stderr *os.File) (func() error, error) {
 			return i.launch(ctx, run, [3]*os.File{stdin, stdout, stderr}), nil
 		},
@@ -256,18 +256,6 @@ func (i *Installation) gateways(cgroup uint64) (own, others []bypass.Ports, err 
 		}
 	}
 	return own, others, nil
-}
-
-func (i *Installation) counts() (map[string]uint64, error) {
-	stats, err := i.kernel.Stats()
-	if err != nil {
-		return nil, err
-	}
-	counts := map[string]uint64{}
-	for kind, n := range stats {
-		counts[kind.String()] = n
-	}
-	return counts, nil
 }
 
 // launch asks the guard for a run. Its end, and why there is none, is told by

@@ -179,7 +179,7 @@ func (g *guest) judge(out *outside.Outside) (*bypass.Judge, error) {
 		Gateways: func() (own, others []bypass.Ports, err error) {
 			return []bypass.Ports{portsOf(g.listener)}, []bypass.Ports{portsOf(g.other)}, nil
 		},
-		Counts: g.counts,
+		Counts: g.kernel.Counts,
 		Launch: launch,
 	}
 	for _, l := range status.Links {
@@ -191,18 +191,6 @@ func (g *guest) judge(out *outside.Outside) (*bypass.Judge, error) {
 func portsOf(l *redirect.Listener) bypass.Ports {
 	tcp, dnsUDP, dnsTCP := l.Ports()
 	return bypass.Ports{TCP: tcp, DNSUDP: dnsUDP, DNSTCP: dnsTCP}
-}
-
-func (g *guest) counts() (map[string]uint64, error) {
-	stats, err := g.kernel.Stats()
-	if err != nil {
-		return nil, err
-	}
-	counts := map[string]uint64{}
-	for kind, n := range stats {
-		counts[kind.String()] = n
-	}
-	return counts, nil
 }
 
 // launch starts a run as the guard does, but for its mounts.
