@@ -26,6 +26,7 @@ import (
 	"github.com/postern/postern/internal/config"
 	"github.com/postern/postern/internal/guard"
 	"github.com/postern/postern/internal/identity"
+	"github.com/postern/postern/internal/redirect"
 	"github.com/postern/postern/test/servers"
 )
 
@@ -80,7 +81,7 @@ const configuration = `
 agents:
   - {name: planner, cgroup: %[1]s/planner, policy: planner, mounts: [{path: %[4]s, mode: ro}, {path: %[5]s/postern, mode: ro}]}
   - {name: reader, cgroup: %[1]s/reader, policy: planner}
-  - {name: sealed, cgroup: %[1]s/sealed, policy: planner, unix: []}
+  - {name: sealed, cgroup: %[1]s/sealed, policy: planner%[6]s}
 targets:
   - name: orders
     protocol: postgres
@@ -104,6 +105,17 @@ SET ROLE orders_rw;
 CREATE TABLE orders (id int PRIMARY KEY);
 INSERT INTO orders SELECT generate_series(1, 20);
 `
+
+// unixKey is agents.unix, where the kernel can hold anybody to it: elsewhere the
+// daemon does not let such an agent in.
+func unixKey() string {
+	for _, n := range redirect.ProbeNewer() {
+		if n.Name == "hooks for Unix sockets" && n.Answer == redirect.Yes {
+			return ", unix: []"
+		}
+	}
+	return ""
+}
 
 func newWorld() (*world, error) {
 	w := &world{}
@@ -140,7 +152,7 @@ func newWorld() (*world, error) {
 	if err != nil {
 		return w, err
 	}
-	w.postern.Config = fmt.Sprintf(configuration, w.postern.Root, w.pg.Port, w.pg.CA, w.program, filepath.Join(w.dir, "bin"))
+	w.postern.Config = fmt.Sprintf(configuration, w.postern.Root, w.pg.Port, w.pg.CA, w.program, filepath.Join(w.dir, "bin"), unixKey())
 	if err := errors.Join(w.postern.Seal("secrets.age", "password: "+realPassword+"\n"), w.postern.Start()); err != nil {
 		return w, err
 	}
