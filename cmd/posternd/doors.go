@@ -211,12 +211,14 @@ func closeFiles(files []*os.File) {
 func (o *doors) serve(d *door) {
 	ctx, stop := context.WithCancel(o.ctx)
 	d.stop = stop
-	d.running.Go(func() {
-		claim := func(c net.Conn) (engine.Flow, error) { return o.claim(d, c) }
-		if err := o.daemon.gateway.Listen(o.ctx, d.listener, claim); err != nil {
-			o.daemon.log.Error("accept", "agent", d.agent, "error", err)
-		}
-	})
+	claim := func(c net.Conn) (engine.Flow, error) { return o.claim(d, c) }
+	for _, l := range d.listener.TCP {
+		d.running.Go(func() {
+			if err := o.daemon.gateway.Listen(o.ctx, l, claim); err != nil {
+				o.daemon.log.Error("accept", "agent", d.agent, "error", err)
+			}
+		})
+	}
 	resolver := o.daemon.names.resolver(d.agent)
 	d.running.Go(func() {
 		resolver.Run(ctx, d.listener.DNS.UDP, d.listener.DNS.TCP,

@@ -26,7 +26,7 @@ func TestDiallingTheGatewayDirectly(t *testing.T) {
 	w := newWorld(t)
 	cgroup, _ := w.cgroup("agent", lowPolicy)
 	own, other := w.listen(lowPolicy), w.listen(highPolicy)
-	ownRecords, otherRecords := echo(t, own, own.Accept), echo(t, other, other.Accept)
+	ownRecords, otherRecords := echo(t, own, own.TCP...), echo(t, other, other.TCP...)
 	a := w.agent(cgroup)
 	for _, l := range []*Listener{own, other} {
 		tcp, udp, dnsTCP := l.Ports()
@@ -131,7 +131,7 @@ func TestPassedSocketBetweenAgents(t *testing.T) {
 	highGroup, _ := w.cgroup("high", highPolicy)
 	twin, _ := w.cgroup("twin", lowPolicy) // another agent under the same policy
 	low, high := w.listen(lowPolicy), w.listen(highPolicy)
-	lowRecords, highRecords := echo(t, low, low.Accept), echo(t, high, high.Accept)
+	lowRecords, highRecords := echo(t, low, low.TCP...), echo(t, high, high.TCP...)
 	a := w.agent(lowGroup)
 	for _, to := range []string{highGroup, twin} {
 		b := w.agent(to)
@@ -158,7 +158,7 @@ func TestSocketMadeBeforeAttach(t *testing.T) {
 	w := newWorld(t)
 	cgroup, _ := w.cgroup("agent", lowPolicy)
 	l := w.listen(lowPolicy)
-	records := echo(t, l, l.Accept)
+	records := echo(t, l, l.TCP...)
 	w.must(w.kernel.Close())
 	w.must(Detach(w.options))
 	a := w.agent(cgroup)
@@ -214,7 +214,7 @@ func TestSourcePortReuseKeepsAttribution(t *testing.T) {
 		plain(b)(t, fd, "203.0.113.99:22")
 		claim := func(l *Listener, want uint64) {
 			t.Helper()
-			conn, err := l.Accept()
+			conn, err := l.TCP[0].Accept()
 			w.must(err)
 			defer conn.Close()
 			if got := conn.RemoteAddr().(*net.TCPAddr).Port; got != int(port) {
@@ -236,7 +236,7 @@ func TestConnectionsWithoutTokenAreClosed(t *testing.T) {
 	w := newWorld(t)
 	cgroup, _ := w.cgroup("agent", lowPolicy)
 	l := w.listen(lowPolicy)
-	records := echo(t, l, l.Accept)
+	records := echo(t, l, l.TCP...)
 	tcp, _, _ := l.Ports()
 	const strangers = 300
 	w.in(w.host, func() error {
@@ -278,7 +278,7 @@ func TestRecordIsClaimedOnce(t *testing.T) {
 	l, other := w.listen(lowPolicy), w.listen(highPolicy)
 	a := w.agent(cgroup)
 	plain(a)(t, a.socket(unix.AF_INET, unix.SOCK_STREAM), there4)
-	conn, err := l.Accept()
+	conn, err := l.TCP[0].Accept()
 	w.must(err)
 	defer conn.Close()
 	if _, err := l.Claim(conn); err != nil {
@@ -288,7 +288,7 @@ func TestRecordIsClaimedOnce(t *testing.T) {
 		t.Errorf("claimed twice: %+v", r)
 	}
 	plain(a)(t, a.socket(unix.AF_INET, unix.SOCK_STREAM), there4)
-	conn, err = l.Accept()
+	conn, err = l.TCP[0].Accept()
 	w.must(err)
 	defer conn.Close()
 	if _, err := other.Claim(conn); !errors.Is(err, ErrNoRecord) {
@@ -302,7 +302,7 @@ func TestEvictedRecordIsClosed(t *testing.T) {
 	l := w.listen(lowPolicy)
 	a := w.agent(cgroup)
 	plain(a)(t, a.socket(unix.AF_INET, unix.SOCK_STREAM), there4)
-	conn, err := l.Accept()
+	conn, err := l.TCP[0].Accept()
 	w.must(err)
 	defer conn.Close()
 	// An LRU map evicts what the flooding CPU can see: each CPU keeps its last
@@ -359,7 +359,7 @@ func TestBoundToDevice(t *testing.T) {
 	w := newWorld(t)
 	cgroup, _ := w.cgroup("agent", lowPolicy)
 	l := w.listen(lowPolicy)
-	records := echo(t, l, l.Accept)
+	records := echo(t, l, l.TCP...)
 	for _, who := range []string{"nobody", "root"} {
 		a := w.agentAs(cgroup, who)
 		fd := a.socket(unix.AF_INET, unix.SOCK_STREAM)
@@ -383,7 +383,7 @@ func TestMarkedSocketIsRedirected(t *testing.T) {
 	w := newWorld(t)
 	cgroup, _ := w.cgroup("agent", lowPolicy)
 	l := w.listen(lowPolicy)
-	records := echo(t, l, l.Accept)
+	records := echo(t, l, l.TCP...)
 	a := w.agentAs(cgroup, "root")
 	fd := a.socket(unix.AF_INET, unix.SOCK_STREAM)
 	if errno := a.set(fd, unix.SOL_SOCKET, unix.SO_MARK, 42); errno != 0 {
@@ -399,7 +399,7 @@ func TestSourceRoute(t *testing.T) {
 	w := newWorld(t)
 	cgroup, _ := w.cgroup("agent", lowPolicy)
 	l := w.listen(lowPolicy)
-	records := echo(t, l, l.Accept)
+	records := echo(t, l, l.TCP...)
 	a := w.agentAs(cgroup, "root") // it takes CAP_NET_RAW to ask for one
 	via := outside4.As4()
 	route := append([]byte{131, 7, 4}, via[:]...)
@@ -420,7 +420,7 @@ func TestRemovedPolicyEndsConnections(t *testing.T) {
 	w := newWorld(t)
 	cgroup, id := w.cgroup("agent", lowPolicy)
 	l := w.listen(lowPolicy)
-	records := echo(t, l, l.Accept)
+	records := echo(t, l, l.TCP...)
 	a := w.agent(cgroup)
 	fd := a.socket(unix.AF_INET, unix.SOCK_STREAM)
 	plain(a)(t, fd, there4)

@@ -70,14 +70,19 @@ func (l *Listener) Claim(conn net.Conn) (Record, error) {
 	return record, nil
 }
 
-// take looks the record up and deletes it; only who deleted it has it. (One
-// call for both exists from kernel 5.14 on.)
+// take looks the record up and deletes it; only who deleted it has it.
 func (k *Kernel) take(token uint64) (Record, error) {
 	var flow bpf.PosternFlow
 	flows := k.maps[bpf.PosternMapFlows]
-	err := flows.Lookup(token, &flow)
-	if err == nil {
-		err = flows.Delete(token)
+	err := ebpf.ErrNotSupported
+	if !k.twoCalls.Load() {
+		err = flows.LookupAndDelete(token, &flow)
+	}
+	if errors.Is(err, ebpf.ErrNotSupported) { // before kernel 5.14
+		k.twoCalls.Store(true)
+		if err = flows.Lookup(token, &flow); err == nil {
+			err = flows.Delete(token)
+		}
 	}
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
 		return Record{}, ErrNoRecord

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,33 +21,34 @@ const (
 
 // echo serves a listener like a gateway: it claims, reports the record or the
 // error, and sends back what it reads until the agent is done.
-func echo(t *testing.T, l *Listener, accept func() (net.Conn, error)) <-chan claimed {
+func echo(t *testing.T, l *Listener, from ...net.Listener) <-chan claimed {
 	t.Helper()
 	records := make(chan claimed, 1024)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			conn, err := accept()
-			if err != nil {
-				return
+	var accepting sync.WaitGroup
+	for _, listener := range from {
+		accepting.Go(func() {
+			for {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				record, err := l.Claim(conn)
+				records <- claimed{record, err}
+				if err != nil {
+					conn.Close()
+					continue
+				}
+				go func() {
+					defer conn.Close()
+					conn.SetDeadline(time.Now().Add(10 * time.Second))
+					io.Copy(conn, conn)
+				}()
 			}
-			record, err := l.Claim(conn)
-			records <- claimed{record, err}
-			if err != nil {
-				conn.Close()
-				continue
-			}
-			go func() {
-				defer conn.Close()
-				conn.SetDeadline(time.Now().Add(10 * time.Second))
-				io.Copy(conn, conn)
-			}()
-		}
-	}()
+		})
+	}
 	t.Cleanup(func() {
 		l.Close()
-		<-done
+		accepting.Wait()
 	})
 	return records
 }
@@ -96,7 +98,7 @@ func TestConnect(t *testing.T) {
 	run, runID := w.cgroup("agent/run-1", 0)
 	_ = cgroup
 	l := w.listen(lowPolicy)
-	records := echo(t, l, l.Accept)
+	records := echo(t, l, l.TCP...)
 	a := w.agent(run)
 	pid := a.call(call{Op: "pid"}).N
 
@@ -202,7 +204,7 @@ func TestConnectNonBlocking(t *testing.T) {
 	w := newWorld(t)
 	cgroup, _ := w.cgroup("agent", lowPolicy)
 	l := w.listen(lowPolicy)
-	records := echo(t, l, l.Accept)
+	records := echo(t, l, l.TCP...)
 	a := w.agent(cgroup)
 	for domain, addr := range map[int]string{unix.AF_INET: there4, unix.AF_INET6: there6} {
 		fd := a.socket(domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK)
@@ -228,7 +230,7 @@ func TestConnectByMSG_FASTOPEN(t *testing.T) {
 	w := newWorld(t)
 	cgroup, _ := w.cgroup("agent", lowPolicy)
 	l := w.listen(lowPolicy)
-	records := echo(t, l, l.Accept)
+	records := echo(t, l, l.TCP...)
 	a := w.agent(cgroup)
 	for domain, addr := range map[int]string{unix.AF_INET: there4, unix.AF_INET6: there6} {
 		fd := a.socket(domain, unix.SOCK_STREAM)
@@ -253,7 +255,7 @@ func TestReconnectAfterDisconnect(t *testing.T) {
 	w := newWorld(t)
 	cgroup, _ := w.cgroup("agent", lowPolicy)
 	l := w.listen(lowPolicy)
-	records := echo(t, l, l.Accept)
+	records := echo(t, l, l.TCP...)
 	a := w.agent(cgroup)
 	fd := a.socket(unix.AF_INET, unix.SOCK_STREAM)
 	plain(a)(t, fd, there4)
@@ -276,7 +278,7 @@ func TestNestedPolicies(t *testing.T) {
 	inner, _ := w.cgroup("outer/inner", highPolicy)
 	deep, _ := w.cgroup("outer/inner/x/y", 0)
 	low, high := w.listen(lowPolicy), w.listen(highPolicy)
-	lowRecords, highRecords := echo(t, low, low.Accept), echo(t, high, high.Accept)
+	lowRecords, highRecords := echo(t, low, low.TCP...), echo(t, high, high.TCP...)
 	for cgroup, records := range map[string]<-chan claimed{outer: lowRecords, inner: highRecords, deep: highRecords} {
 		a := w.agent(cgroup)
 		fd := a.socket(unix.AF_INET, unix.SOCK_STREAM)
@@ -292,8 +294,8 @@ func TestTCPToPort53(t *testing.T) {
 	w := newWorld(t)
 	cgroup, _ := w.cgroup("agent", lowPolicy)
 	l := w.listen(lowPolicy)
-	gateway := echo(t, l, l.Accept)
-	v4, v6 := echo(t, l, l.DNS.TCP[0].Accept), echo(t, l, l.DNS.TCP[1].Accept)
+	gateway := echo(t, l, l.TCP...)
+	v4, v6 := echo(t, l, l.DNS.TCP[0]), echo(t, l, l.DNS.TCP[1])
 	a := w.agent(cgroup)
 	fd := a.socket(unix.AF_INET, unix.SOCK_STREAM)
 	plain(a)(t, fd, "203.0.113.53:53")
@@ -323,7 +325,7 @@ func TestDaemonGoneIsConnectionRefused(t *testing.T) {
 		}
 	}
 	again := w.listen(lowPolicy)
-	records := echo(t, again, again.Accept)
+	records := echo(t, again, again.TCP...)
 	plain(a)(t, a.socket(unix.AF_INET, unix.SOCK_STREAM), there4)
 	next(t, records)
 	if _, err := again.Claim(nil); err == nil || errors.Is(err, ErrNoRecord) {

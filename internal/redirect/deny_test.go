@@ -27,7 +27,7 @@ func closed(t *testing.T) (*world, *agent, <-chan claimed) {
 	w := newWorld(t)
 	cgroup, _ := w.cgroup("agent", lowPolicy)
 	l := w.listen(lowPolicy)
-	return w, w.agent(cgroup), echo(t, l, l.Accept)
+	return w, w.agent(cgroup), echo(t, l, l.TCP...)
 }
 
 func TestUDPIsDenied(t *testing.T) {

@@ -48,7 +48,7 @@ func (w *world) answer(verdict Verdict) <-chan Ask {
 
 func TestConnectWaitsForTheUpstream(t *testing.T) {
 	w, a, l := foretelling(t)
-	records := echo(t, l, l.Accept)
+	records := echo(t, l, l.TCP...)
 	for _, there := range []string{there4, there6, thereMapped} {
 		family := unix.AF_INET6
 		if there == there4 {
@@ -77,7 +77,7 @@ func TestConnectWaitsForTheUpstream(t *testing.T) {
 // Without an answer a connection goes on to the gateway, soon.
 func TestConnectDoesNotWaitForever(t *testing.T) {
 	_, a, l := foretelling(t)
-	records := echo(t, l, l.Accept)
+	records := echo(t, l, l.TCP...)
 	fd := a.socket(unix.AF_INET, unix.SOCK_STREAM)
 	if errno := a.connect(fd, there4); errno != 0 {
 		t.Fatalf("connect: %v", errno)
@@ -89,7 +89,7 @@ func TestConnectDoesNotWaitForever(t *testing.T) {
 // An upstream that takes its time is waited for as long as the agent does.
 func TestConnectWaitsForASlowUpstream(t *testing.T) {
 	w, a, l := foretelling(t)
-	records := echo(t, l, l.Accept)
+	records := echo(t, l, l.TCP...)
 	fd := a.socket(unix.AF_INET, unix.SOCK_STREAM)
 	asked := w.answer(Wait)
 	answered, done := make(chan time.Time, 1), make(chan struct{})
@@ -119,7 +119,7 @@ func TestConnectWaitsForASlowUpstream(t *testing.T) {
 // What came of a destination a moment ago need not be found out again.
 func TestDestinationIsRemembered(t *testing.T) {
 	w, a, l := foretelling(t)
-	records := echo(t, l, l.Accept)
+	records := echo(t, l, l.TCP...)
 	to := netip.MustParseAddrPort(there4)
 	for _, want := range []unix.Errno{unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.EACCES, unix.ETIMEDOUT} {
 		w.must(w.kernel.Remember(lowPolicy, to, want, time.Minute))

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -63,6 +64,7 @@ func closeAll(files map[string]*os.File) {
 type Kernel struct {
 	maps      map[string]*ebpf.Map
 	reuseport *ebpf.Program // for the guard's listeners
+	twoCalls  atomic.Bool   // the kernel does not look up and delete in one
 }
 
 // OpenPinned opens everything from its pins, as root.

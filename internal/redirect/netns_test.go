@@ -97,7 +97,7 @@ func TestListenerOnDemand(t *testing.T) {
 	if l == nil {
 		t.FailNow()
 	}
-	records := echo(t, l, l.Accept)
+	records := echo(t, l, l.TCP...)
 	a.talk(fd)
 	r := next(t, records)
 	if r.Original.String() != there4 || r.Netns == 0 || r.PolicyID != lowPolicy || a.peer(fd) != there4 {
@@ -154,7 +154,7 @@ func TestListenerOnDemandAtATakenPort(t *testing.T) {
 		}
 		return err
 	})
-	records := echo(t, l, l.Accept)
+	records := echo(t, l, l.TCP...)
 	fd = a.socket(unix.AF_INET, unix.SOCK_STREAM)
 	if errno := a.connect(fd, there4); errno != 0 {
 		t.Fatalf("connect: %v", errno)
@@ -178,7 +178,7 @@ func TestLoopbackOfOnesOwn(t *testing.T) {
 		}
 		return err
 	})
-	records := echo(t, l, l.Accept)
+	records := echo(t, l, l.TCP...)
 	w.must(w.kernel.UseLoopback(LoopbackPort{lowPolicy, 5432}, Target))
 	for _, c := range []struct {
 		family       int
@@ -260,7 +260,7 @@ func TestLoopbackOfOthers(t *testing.T) {
 	})
 	defer udp.Close()
 	defer tcp.Close()
-	records := echo(t, l, l.Accept)
+	records := echo(t, l, l.TCP...)
 	query := a.socket(unix.AF_INET, unix.SOCK_DGRAM)
 	if errno := a.sendto(query, "a name that carries data", "127.0.0.11:41234", 0); errno != unix.EPERM {
 		t.Errorf("send to the engine's resolver: %v, want EPERM", errno)
@@ -308,7 +308,7 @@ func TestListenerIsHandedOver(t *testing.T) {
 		}
 		w.must(err)
 		records := make(chan claimed, 1)
-		conn, err := l.Accept()
+		conn, err := l.TCP[0].Accept()
 		w.must(err)
 		r, err := l.Claim(conn)
 		records <- claimed{r, err}

@@ -74,7 +74,7 @@ func (k *Kernel) ListenIn(policyID uint32, netns uint64) (*Listener, error) {
 }
 
 func (k *Kernel) listenIn(policyID uint32, netns uint64, prefer *bpf.PosternListener) (*Listener, error) {
-	l := k.listener(policyID, netns)
+	l := &Listener{kernel: k, policyID: policyID, netns: netns}
 	if err := l.open(prefer); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("listen for policy %d: %w", policyID, err)
@@ -100,7 +100,7 @@ func (l *Listener) open(prefer *bpf.PosternListener) (err error) {
 	if err != nil {
 		return err
 	}
-	if l.tcp, l.ports.TcpPort, err = pair(l.listenTCP, prefer.TcpPort, taken); err != nil {
+	if l.TCP, l.ports.TcpPort, err = pair(l.listenTCP, prefer.TcpPort, taken); err != nil {
 		return err
 	}
 	if l.DNS.TCP, l.ports.DnsTcpPort, err = pair(l.listenTCP, prefer.DnsTcpPort, taken); err != nil {
@@ -249,7 +249,7 @@ func (l *Listener) Files() ([]*os.File, error) {
 		return err
 	}
 	var errs []error
-	for _, s := range slices.Concat(l.tcp, l.DNS.TCP) {
+	for _, s := range slices.Concat(l.TCP, l.DNS.TCP) {
 		errs = append(errs, add(s))
 	}
 	for _, s := range l.DNS.UDP {
@@ -267,7 +267,7 @@ func (l *Listener) Files() ([]*os.File, error) {
 // Adopt makes a Listener of sockets that somebody else opened (Files). The
 // files remain the caller's to close.
 func (k *Kernel) Adopt(d Door, files []*os.File) (*Listener, error) {
-	l := k.listener(d.PolicyID, d.Netns)
+	l := &Listener{kernel: k, policyID: d.PolicyID, netns: d.Netns}
 	l.ports = bpf.PosternListener{TcpPort: d.TCP, DnsTcpPort: d.DNSTCP, DnsUdpPort: d.DNSUDP}
 	for _, f := range files {
 		if err := l.adopt(f); err != nil {
@@ -275,7 +275,7 @@ func (k *Kernel) Adopt(d Door, files []*os.File) (*Listener, error) {
 			return nil, fmt.Errorf("take over a listener of policy %d: %w", d.PolicyID, err)
 		}
 	}
-	if len(l.tcp) == 0 || len(l.DNS.TCP) == 0 || len(l.DNS.UDP) == 0 {
+	if len(l.TCP) == 0 || len(l.DNS.TCP) == 0 || len(l.DNS.UDP) == 0 {
 		l.Close()
 		return nil, fmt.Errorf("take over a listener of policy %d: sockets are missing", d.PolicyID)
 	}
@@ -294,7 +294,7 @@ func (l *Listener) adopt(f *os.File) error {
 	}
 	switch at, _ := listener.Addr().(*net.TCPAddr); {
 	case at != nil && at.Port == int(l.ports.TcpPort):
-		l.tcp = append(l.tcp, listener)
+		l.TCP = append(l.TCP, listener)
 	case at != nil && at.Port == int(l.ports.DnsTcpPort):
 		l.DNS.TCP = append(l.DNS.TCP, listener)
 	default:
@@ -307,7 +307,7 @@ func (l *Listener) adopt(f *os.File) error {
 // NetnsInode identifies the network namespace of the listener's sockets as the
 // files in /proc/PID/ns do.
 func (l *Listener) NetnsInode() (uint64, error) {
-	raw, err := l.tcp[0].(*net.TCPListener).SyscallConn()
+	raw, err := l.TCP[0].(*net.TCPListener).SyscallConn()
 	if err != nil {
 		return 0, err
 	}

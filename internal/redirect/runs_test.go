@@ -11,7 +11,7 @@ func TestRunsOfAProgram(t *testing.T) {
 	w := newWorld(t)
 	cgroup, _ := w.cgroup("agent", lowPolicy)
 	l := w.listen(lowPolicy)
-	records := echo(t, l, l.Accept)
+	records := echo(t, l, l.TCP...)
 	a := w.agent(cgroup)
 	before, err := RunsOf(w.options)
 	w.must(err)

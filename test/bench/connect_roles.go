@@ -159,9 +159,9 @@ type between struct {
 	accepted, claimed atomic.Int64
 }
 
-func (b *between) acceptAll(accept func() (net.Conn, error), learn func(net.Conn) error) {
+func (b *between) acceptAll(l net.Listener, learn func(net.Conn) error) {
 	for {
-		conn, err := accept()
+		conn, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -220,9 +220,9 @@ func (r role) serve() error {
 	case roleEcho:
 		go echoAll(l)
 	case roleProxy:
-		go b.acceptAll(l.Accept, func(net.Conn) error { return nil })
+		go b.acceptAll(l, func(net.Conn) error { return nil })
 	case roleRedirect:
-		go b.acceptAll(l.Accept, asIptablesSays)
+		go b.acceptAll(l, asIptablesSays)
 	default:
 		return errors.New("no such role")
 	}
@@ -298,13 +298,16 @@ func (r role) gateway() error {
 			return err
 		}
 		defer l.Close()
-		go b.acceptAll(l.Accept, func(conn net.Conn) error {
+		claim := func(conn net.Conn) error {
 			record, err := l.Claim(conn)
 			if err != nil {
 				return err
 			}
 			return isDestination(record.Original)
-		})
+		}
+		for _, tcp := range l.TCP {
+			go b.acceptAll(tcp, claim)
+		}
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(ready{}); err != nil {
 		return err

@@ -126,9 +126,8 @@ func (g *guest) refuseAll() error {
 		return err
 	}
 	for _, l := range []*redirect.Listener{g.listener, g.other} {
-		go hangUp(l.Accept)
-		for _, tcp := range l.DNS.TCP {
-			go hangUp(tcp.Accept)
+		for _, tcp := range slices.Concat(l.TCP, l.DNS.TCP) {
+			go hangUp(tcp)
 		}
 		for _, udp := range l.DNS.UDP {
 			go noSuchName(udp)
@@ -137,9 +136,9 @@ func (g *guest) refuseAll() error {
 	return nil
 }
 
-func hangUp(accept func() (net.Conn, error)) {
+func hangUp(l net.Listener) {
 	for {
-		conn, err := accept()
+		conn, err := l.Accept()
 		if err != nil {
 			return
 		}

@@ -44,7 +44,7 @@ func (g *guest) redirected(address string) error {
 	}
 	arrived := make(chan result, 1)
 	go func() {
-		record, err := g.serve()
+		record, err := g.serve(address)
 		arrived <- result{record, err}
 	}()
 	answer, err := ask(agentCgroup, "tcp", address)
@@ -61,9 +61,14 @@ func (g *guest) redirected(address string) error {
 	return sent(r.record, address)
 }
 
-// serve takes one connection, claims its record and echoes.
-func (g *guest) serve() (redirect.Record, error) {
-	conn, err := g.listener.Accept()
+// serve takes one connection of the family of an address, claims its record and
+// echoes.
+func (g *guest) serve(address string) (redirect.Record, error) {
+	family := 0
+	if netip.MustParseAddrPort(address).Addr().Is6() {
+		family = 1
+	}
+	conn, err := g.listener.TCP[family].Accept()
 	if err != nil {
 		return redirect.Record{}, err
 	}
