@@ -201,6 +201,9 @@ func (c Client) Run(ctx context.Context, run Run, stdio [3]*os.File, signals <-c
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	for _, f := range stdio {
+		f.Fd() // makes what Go opened block, as commands expect of what they are given
+	}
 	if err := writeFrame(conn, request{Op: opRun, Run: &run}, stdio[:]...); err != nil {
 		return Exit{}, fmt.Errorf("ask the guard: %w", err)
 	}
