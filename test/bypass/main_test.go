@@ -42,20 +42,9 @@ func TestMain(m *testing.M) {
 	if os.Getuid() != 0 {
 		os.Exit(m.Run()) // the tests say what is missing
 	}
-	os.Exit(servers.Isolated(func() int {
-		w, err := newWorld()
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "prepare:", err)
-			w.close()
-			return 1
-		}
+	os.Exit(servers.In(newWorld, func(w *world) int {
 		theWorld = w
-		code := m.Run()
-		if err := w.close(); err != nil {
-			fmt.Fprintln(os.Stderr, "clean up:", err)
-			code = 1
-		}
-		return code
+		return m.Run()
 	}))
 }
 
@@ -208,7 +197,7 @@ func (w *world) judge() (err error) {
 	return err
 }
 
-func (w *world) close() error {
+func (w *world) Close() error {
 	var errs []error
 	if w.judged != nil {
 		errs = append(errs, w.judged.Close())

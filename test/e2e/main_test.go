@@ -37,22 +37,9 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "the end-to-end tests need root: sudo make test")
 		os.Exit(1)
 	}
-	os.Exit(servers.Isolated(func() int {
-		w, err := newWorld()
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "prepare:", err)
-			if w != nil {
-				w.close()
-			}
-			return 1
-		}
+	os.Exit(servers.In(newWorld, func(w *world) int {
 		theWorld = w
-		code := m.Run()
-		if err := w.close(); err != nil {
-			fmt.Fprintln(os.Stderr, "clean up:", err)
-			code = 1
-		}
-		return code
+		return m.Run()
 	}))
 }
 
@@ -186,7 +173,7 @@ trust: {files: [%[5]s]}
 func newWorld() (*world, error) {
 	dir, err := os.MkdirTemp("", "postern-e2e-")
 	if err != nil {
-		return nil, err
+		return &world{}, err
 	}
 	w := &world{dir: dir, corpCA: filepath.Join(dir, "corp-ca.pem"), resolv: filepath.Join(dir, "resolv.conf")}
 	if err := os.Chmod(dir, 0o755); err != nil {
@@ -257,7 +244,7 @@ func (w *world) files() error {
 	return os.CopyFS(filepath.Join(w.dir, "clients"), os.DirFS("clients"))
 }
 
-func (w *world) close() error {
+func (w *world) Close() error {
 	var errs []error
 	if w.postern != nil {
 		errs = append(errs, w.postern.Stop())

@@ -40,3 +40,23 @@ func Isolated(f func() int) int {
 	fmt.Fprintln(os.Stderr, "isolate:", err)
 	return 1
 }
+
+// In makes a world in a network of its own, runs the tests in it and takes it
+// down again, whatever became of making it; it returns the exit status. The
+// package's TestMain calls it first thing.
+func In[W interface{ Close() error }](prepare func() (W, error), tests func(W) int) int {
+	return Isolated(func() int {
+		code := 1
+		w, err := prepare()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "prepare:", err)
+		} else {
+			code = tests(w)
+		}
+		if err := w.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, "clean up:", err)
+			code = 1
+		}
+		return code
+	})
+}

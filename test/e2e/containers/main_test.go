@@ -39,22 +39,9 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "the tests of containers need root: sudo make test-containers")
 		os.Exit(1)
 	}
-	os.Exit(servers.Isolated(func() int {
-		w, err := newWorld()
-		code := 1
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "prepare:", err)
-		} else {
-			theWorld = w
-			code = m.Run()
-		}
-		if w != nil {
-			if err := w.close(); err != nil {
-				fmt.Fprintln(os.Stderr, "clean up:", err)
-				code = 1
-			}
-		}
-		return code
+	os.Exit(servers.In(newWorld, func(w *world) int {
+		theWorld = w
+		return m.Run()
 	}))
 }
 
@@ -96,7 +83,7 @@ policies:
 func newWorld() (w *world, err error) {
 	dir, err := os.MkdirTemp("", "postern-containers-")
 	if err != nil {
-		return nil, err
+		return &world{}, err
 	}
 	w = &world{dir: dir, image: filepath.Join(dir, "image")}
 	if err := os.Chmod(dir, 0o755); err != nil {
@@ -215,7 +202,7 @@ func (w *world) makeImage() error {
 	return nil
 }
 
-func (w *world) close() error {
+func (w *world) Close() error {
 	var errs []error
 	for _, e := range w.engines {
 		errs = append(errs, e.stop())
