@@ -50,7 +50,8 @@ type Judge struct {
 	toRun      *os.File
 	fromRun    *os.File
 	wait       func() error
-	tried      int // attempts
+	tried      int             // attempts
+	flows      map[string]bool // those of TCP that earlier attempts had
 }
 
 // Result is what became of an attempt.
@@ -288,6 +289,7 @@ func (j *Judge) try(a Attempt, f Family) (Verdict, error) {
 // call. On a host whose programs greet every new device, what is sent to groups
 // counts where an attempt's words are in it.
 func (j *Judge) arrived() (arrived []string, err error) {
+	var flows []string
 	for quiet := false; !quiet; {
 		frames, err := j.Outside.Frames()
 		if err != nil {
@@ -298,6 +300,12 @@ func (j *Judge) arrived() (arrived []string, err error) {
 			if f.Group && !j.Given.Everything && !bytes.Contains(f.Bytes, payload) {
 				continue
 			}
+			if f.Bare && j.flows[f.Flow] {
+				continue // an answer to what the far end sent twice, of a connection that is over
+			}
+			if f.Flow != "" {
+				flows = append(flows, f.Flow)
+			}
 			arrived = append(arrived, f.String())
 			quiet = false
 		}
@@ -305,6 +313,12 @@ func (j *Judge) arrived() (arrived []string, err error) {
 			// A connection has an end, which is not to be heard with the next one.
 			time.Sleep(quietPause)
 		}
+	}
+	if j.flows == nil {
+		j.flows = map[string]bool{}
+	}
+	for _, f := range flows {
+		j.flows[f] = true
 	}
 	for _, visit := range j.far.Visits() {
 		arrived = append(arrived, "visit outside: "+visit)

@@ -26,6 +26,8 @@ type Frame struct {
 	What  string // such as "IPv4 TCP 203.0.113.1:40000 → 203.0.113.2:443 flags 0x2"
 	Bytes []byte // its beginning
 	Group bool   // sent to everybody, or to a group
+	Flow  string // of TCP: both ends
+	Bare  bool   // of TCP: it opens nothing and carries nothing
 }
 
 func (f Frame) String() string { return fmt.Sprintf("%s, % x", f.What, f.Bytes) }
@@ -86,10 +88,12 @@ func (o *Outside) until(marker string, patience time.Duration) (frames []Frame, 
 			return frames, true, nil
 		}
 		if what := traffic(htons(ll.Protocol), packet, dialed); what != "" {
-			frames = append(frames, Frame{
+			f := Frame{
 				What: what, Bytes: append([]byte(nil), packet[:min(n, shownBytes)]...),
 				Group: ll.Pkttype == unix.PACKET_BROADCAST || ll.Pkttype == unix.PACKET_MULTICAST,
-			})
+			}
+			f.Flow, f.Bare = segment(htons(ll.Protocol), packet)
+			frames = append(frames, f)
 		}
 	}
 }
@@ -107,6 +111,7 @@ func mark(to netip.Addr, marker string) error {
 func htons(v uint16) uint16 { return v<<8 | v>>8 }
 
 const (
+	tcpSYN         = 0x02
 	tcpRST         = 0x04
 	icmpUnreach    = 3
 	icmpv6Echo     = 128
@@ -139,6 +144,23 @@ func traffic(ethernet uint16, packet []byte, dialed map[netip.AddrPort]bool) str
 		return ""
 	}
 	return fmt.Sprintf("ethernet protocol %#x", ethernet)
+}
+
+// segment says which flow a TCP segment belongs to, and whether it is bare.
+func segment(ethernet uint16, packet []byte) (flow string, bare bool) {
+	var ends, rest []byte
+	switch {
+	case ethernet == unix.ETH_P_IP && len(packet) >= 20 && packet[9] == unix.IPPROTO_TCP:
+		ends = packet[12:20]
+		rest = packet[min(len(packet), int(packet[0]&15)*4):min(len(packet), int(binary.BigEndian.Uint16(packet[2:])))]
+	case ethernet == unix.ETH_P_IPV6 && len(packet) >= 41 && packet[6] == unix.IPPROTO_TCP:
+		ends = packet[8:40]
+		rest = packet[40:min(len(packet), 40+int(binary.BigEndian.Uint16(packet[4:])))]
+	}
+	if len(rest) < 20 {
+		return "", false
+	}
+	return string(ends) + string(rest[:4]), rest[13]&tcpSYN == 0 && len(rest) <= int(rest[12]>>4)*4
 }
 
 func transport(ip string, protocol byte, from, to netip.Addr, rest []byte, dialed map[netip.AddrPort]bool) string {
