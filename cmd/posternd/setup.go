@@ -188,7 +188,7 @@ func (b *builder) policies(cfg *config.Config) policy.Config {
 			}
 			rule := policy.Rule{
 				Where: r.Pos.String(), WhenWhere: r.WhenPos.String(), Name: r.Name, Target: r.Target, Verbs: r.Verbs,
-				Tables: r.Tables, When: r.When, Allow: r.Allow, Deny: r.Deny, Help: r.Help,
+				Tables: r.Tables, Columns: r.Columns, When: r.When, Allow: r.Allow, Deny: r.Deny, Help: r.Help,
 			}
 			if r.Ask != nil {
 				rule.Ask = &policy.Ask{

@@ -195,6 +195,7 @@ type Rule struct {
 	Target  string   `yaml:"target"` // "*": all
 	Verbs   []string `yaml:"verbs"`
 	Tables  []string `yaml:"tables,omitempty"`
+	Columns []string `yaml:"columns,omitempty"`
 	When    string   `yaml:"when,omitempty"`
 	Allow   bool     `yaml:"allow,omitempty"`
 	Deny    string   `yaml:"deny,omitempty"` // the reason

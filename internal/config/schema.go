@@ -257,14 +257,15 @@ func (d *decoder) rule(n *yaml.Node) Rule {
 	actions := 0
 	action := func(read reader) reader { return func(n *yaml.Node) { actions++; read(n) } }
 	d.mapping(n, "a rule", map[string]reader{
-		"name":   d.str(&r.Name, "name", isName),
-		"target": d.str(&r.Target, "target", isTarget),
-		"verbs":  d.strs(&r.Verbs, "verbs", isVerb),
-		"tables": d.strs(&r.Tables, "tables", isTable),
-		"when":   func(n *yaml.Node) { r.WhenPos = d.pos(n); d.str(&r.When, "when", nil)(n) },
-		"help":   d.str(&r.Help, "help", nil),
-		"deny":   action(d.str(&r.Deny, "deny", nil)),
-		"ask":    action(func(n *yaml.Node) { r.Ask = d.ask(n) }),
+		"name":    d.str(&r.Name, "name", isName),
+		"target":  d.str(&r.Target, "target", isTarget),
+		"verbs":   d.strs(&r.Verbs, "verbs", isVerb),
+		"tables":  d.strs(&r.Tables, "tables", isTable),
+		"columns": d.strs(&r.Columns, "columns", isColumn),
+		"when":    func(n *yaml.Node) { r.WhenPos = d.pos(n); d.str(&r.When, "when", nil)(n) },
+		"help":    d.str(&r.Help, "help", nil),
+		"deny":    action(d.str(&r.Deny, "deny", nil)),
+		"ask":     action(func(n *yaml.Node) { r.Ask = d.ask(n) }),
 		"allow": action(func(n *yaml.Node) {
 			s, ok := d.scalar(n, "allow", "true", "!!bool")
 			if r.Allow = s == "true"; ok && !r.Allow {

@@ -24,6 +24,24 @@ func MatchColumn(pattern, schema, table, column string) bool {
 	return true
 }
 
+// CutColumn splits the object of an effect on a column, "schema.table.column" or
+// "table.column", at its last dot outside quotes.
+func CutColumn(object string) (relation, column string) {
+	at, quoted := -1, false
+	for i := range len(object) {
+		switch {
+		case object[i] == '"':
+			quoted = !quoted
+		case object[i] == '.' && !quoted:
+			at = i
+		}
+	}
+	if at < 0 {
+		return "", object
+	}
+	return object[:at], object[at+1:]
+}
+
 // Relation is "schema.table", empty for a computed field.
 func (f Field) Relation() string {
 	if f.Table == "" {

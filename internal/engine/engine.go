@@ -226,9 +226,12 @@ type Effect struct {
 	Object string // "schema.table", a function, a parameter; empty when unknown
 }
 
-// Unknown is the verb of an effect that could not be determined. It is matched
-// by rules that name it and by nothing else.
-const Unknown = "unknown"
+// The verbs that are matched by rules that name them and by nothing else.
+const (
+	Unknown = "unknown" // an effect that could not be determined
+	Filter  = "filter"  // a masked column decides what comes back. The object is the column
+	Derive  = "derive"  // a masked column is written elsewhere. The object is the column
+)
 
 // Fact declares a fact for the type check of policies.
 type Fact struct {

@@ -90,6 +90,7 @@ func (c *compiler) rule(src *Rule, id int) *rule {
 		}
 		r.tables = append(r.tables, parsePattern(t))
 	}
+	c.columns(src, r)
 	c.verbs(src)
 	if src.When != "" {
 		c.when(src, r)
@@ -98,6 +99,32 @@ func (c *compiler) rule(src *Rule, id int) *rule {
 		return nil
 	}
 	return r
+}
+
+// explicit are the verbs that "*" does not stand for.
+func explicit(verb string) bool {
+	return verb == engine.Unknown || ofColumn(verb)
+}
+
+// ofColumn says whether an effect's object is a column.
+func ofColumn(verb string) bool { return verb == engine.Filter || verb == engine.Derive }
+
+// columns takes the patterns of columns, which only two verbs have.
+func (c *compiler) columns(src *Rule, r *rule) {
+	r.columns = src.Columns
+	if len(src.Columns) == 0 {
+		return
+	}
+	for _, v := range src.Verbs {
+		if !ofColumn(v) {
+			c.wrong(src.Where, "use tables, or a rule of its own for filter and derive", "rule %q has columns, which the verb %q does not have", src.Name, v)
+		}
+	}
+	for _, p := range src.Columns {
+		if strings.Count(p, ".") > 2 || strings.Contains("."+p+".", "..") || strings.Contains(p, `"`) {
+			c.wrong(src.Where, "write column, table.column or schema.table.column", "rule %q has the pattern %q", src.Name, p)
+		}
+	}
 }
 
 // verbs checks that some protocol the rule is for has each verb.
@@ -179,13 +206,13 @@ func (c *compiler) place(p *Policy, src *Rule, r *rule) {
 		x.opens = x.opens || r.action != Deny
 		x.perSession = x.perSession || r.when != nil && r.when.caller
 		for _, verb := range append(slices.Clone(protocol.Verbs), engine.Unknown) {
-			all := slices.Contains(src.Verbs, "*") && verb != engine.Unknown
+			all := slices.Contains(src.Verbs, "*") && !explicit(verb)
 			rules := x.verbs[verb]
 			if !all && !slices.Contains(src.Verbs, verb) || len(rules) > 0 && rules[len(rules)-1] == r {
 				continue
 			}
 			x.verbs[verb] = append(rules, r)
-			reached = reached || !slices.ContainsFunc(rules, func(e *rule) bool { return len(e.tables) == 0 && e.when == nil })
+			reached = reached || !slices.ContainsFunc(rules, func(e *rule) bool { return len(e.tables)+len(e.columns) == 0 && e.when == nil })
 		}
 	}
 	if !reached && len(c.protocols) > 0 {

@@ -56,7 +56,7 @@ func (p *Policy) Decide(in *Input) Verdict {
 // known makes deny and ask match and allow not.
 func (x *index) first(e *engine.Effect, in *Input, answers *answers) *rule {
 	for _, r := range x.verbs[e.Verb] {
-		sure, possible := matchAny(r.tables, e.Object)
+		sure, possible := r.matches(e)
 		if !possible || r.action == Allow && !sure {
 			continue
 		}
@@ -98,7 +98,7 @@ func (p *Policy) Sure(in *Input) (Verdict, bool) {
 // surely says whether an effect is denied for sure, and by which rule.
 func (x *index) surely(e *engine.Effect, in *Input, answers *answers) (first *rule, denied bool) {
 	for _, r := range x.verbs[e.Verb] {
-		sure, possible := matchAny(r.tables, e.Object)
+		sure, possible := r.matches(e)
 		if !possible {
 			continue
 		}
@@ -180,7 +180,15 @@ func (p *Policy) unmatched(target string, e engine.Effect) Verdict {
 		Reason: "no rule of policy " + p.Name + " allows " + phrase(e),
 		Help:   "do without, or ask whoever keeps policy " + p.Name + " for a rule with target: " + target + " and verbs: [" + e.Verb + "]",
 	}
-	if e.Verb == engine.Unknown {
+	switch e.Verb {
+	case engine.Filter:
+		v.Reason = e.Object + " is masked, and the statement uses it for more than to be shown, which would tell its values"
+		v.Help = "leave it out of conditions, joins, ORDER BY, GROUP BY, DISTINCT and calculations, or ask whoever keeps policy " +
+			p.Name + " for a rule with target: " + target + ", verbs: [filter] and columns"
+	case engine.Derive:
+		v.Reason = e.Object + " is masked, and the statement writes it elsewhere or gives it to a function, where it would not be"
+		v.Help = "leave it out, or ask whoever keeps policy " + p.Name + " for a rule with target: " + target + ", verbs: [derive] and columns"
+	case engine.Unknown:
 		v.Reason = "it cannot be told what the request would do"
 		if e.Object != "" {
 			v.Reason += " (" + e.Object + ")"

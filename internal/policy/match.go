@@ -1,6 +1,10 @@
 package policy
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/postern/postern/internal/engine"
+)
 
 // pattern matches objects: "schema.name" or "name", with * for any characters.
 //
@@ -24,6 +28,42 @@ func parsePattern(s string) pattern {
 		return pattern{name: parseGlob(s), bare: true}
 	}
 	return pattern{schema: parseGlob(schema), name: parseGlob(name)}
+}
+
+// matches says whether a rule is surely, and whether it may be, for an effect.
+func (r *rule) matches(e *engine.Effect) (sure, possible bool) {
+	if !ofColumn(e.Verb) {
+		return matchAny(r.tables, e.Object)
+	}
+	relation, column := engine.CutColumn(e.Object)
+	sure, possible = matchAny(r.tables, relation)
+	if len(r.columns) > 0 && possible {
+		s, p := matchColumn(r.columns, relation, column)
+		sure, possible = sure && s, p
+	}
+	return sure, possible
+}
+
+// matchColumn matches patterns as masks do. Where the schema is not known, a
+// pattern that has one may be meant.
+func matchColumn(patterns []string, relation, column string) (sure, possible bool) {
+	schema, table, qualified := cut(relation)
+	for _, p := range patterns {
+		if qualified || strings.Count(p, ".") < 2 {
+			sure = sure || engine.MatchColumn(p, unquote(schema), unquote(table), unquote(column))
+			continue
+		}
+		_, p, _ = strings.Cut(p, ".")
+		possible = possible || engine.MatchColumn(p, "", unquote(table), unquote(column))
+	}
+	return sure, sure || possible
+}
+
+func unquote(s string) string {
+	if len(s) < 2 || s[0] != '"' {
+		return s
+	}
+	return strings.ReplaceAll(s[1:len(s)-1], `""`, `"`)
 }
 
 // matchAny matches against any of the patterns; no patterns match everything.

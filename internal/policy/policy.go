@@ -38,8 +38,9 @@ type Rule struct {
 	WhenWhere string
 	Name      string
 	Target    string   // "*": all
-	Verbs     []string // "*": all but unknown
+	Verbs     []string // "*": all but unknown, filter and derive
 	Tables    []string // patterns of objects; empty: all
+	Columns   []string // patterns of columns, for filter and derive only; empty: all
 	When      string   // a CEL expression; empty: always
 	Allow     bool
 	Deny      string // the reason
@@ -162,14 +163,15 @@ type index struct {
 
 // rule is one compiled rule.
 type rule struct {
-	id     int // among all of the policy
-	name   string
-	action Action
-	tables []pattern
-	when   *condition
-	reason string // of a deny
-	help   string
-	ask    *Ask
+	id      int // among all of the policy
+	name    string
+	action  Action
+	tables  []pattern
+	columns []string
+	when    *condition
+	reason  string // of a deny
+	help    string
+	ask     *Ask
 }
 
 // Admit says whether a session with the target makes sense at all: it is

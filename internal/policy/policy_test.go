@@ -164,7 +164,7 @@ func TestProblems(t *testing.T) {
 	}{
 		{allow(func(r *Rule) { r.Target = "dbx" }), `f:1:1: rule "a" is for target "dbx", which does not exist`},
 		{allow(func(r *Rule) { r.Verbs = []string{"selct"} }), `did you mean "select"?`},
-		{allow(func(r *Rule) { r.Verbs = []string{"zzz"} }), `its verbs are ddl, delete, function,`},
+		{allow(func(r *Rule) { r.Verbs = []string{"zzz"} }), `its verbs are ddl, delete, derive, filter, function,`},
 		{allow(func(r *Rule) { r.Verbs = nil }), `rule "a" has no verbs`},
 		{allow(func(r *Rule) { r.Deny = "x" }), `rule "a" has 2 of allow, deny and ask`},
 		{allow(func(r *Rule) { r.Allow = false }), `rule "a" has 0 of allow, deny and ask`},

@@ -80,7 +80,7 @@ var truth = []struct{ name, rules, request, verdict string }{
 // sql is a protocol like PostgreSQL's, small enough for a test.
 var sql = engine.Protocol{
 	Name:  "sql",
-	Verbs: []string{"select", "insert", "update", "delete", "ddl", "grant", "session", "function", engine.Unknown},
+	Verbs: []string{"select", "insert", "update", "delete", "ddl", "grant", "session", "function", engine.Filter, engine.Derive, engine.Unknown},
 	Facts: []engine.Fact{
 		{Name: "sql.by_key", Type: engine.Bool},
 		{Name: "sql.restricted", Type: engine.Bool},

@@ -44,6 +44,7 @@ func (s *Statement) Append(b []byte) []byte {
 		b = appendStrings(appendTable(appendString(b, p.Verb), p.Table), p.EqualColumns)
 		b = binary.AppendUvarint(b, bits(p.Written, 1)|bits(p.Restricted, 2))
 	}
+	b = s.appendColumns(b)
 	b = binary.AppendUvarint(b, uint64(len(s.Settings)))
 	for _, v := range s.Settings {
 		b = appendString(appendString(b, v.Name), v.Value)
@@ -58,6 +59,30 @@ func (s *Statement) Append(b []byte) []byte {
 		b = p.Statement.Append(appendString(b, p.Name))
 	}
 	return b
+}
+
+// appendColumns appends what is known of single columns.
+func (s *Statement) appendColumns(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(s.Uses)))
+	for _, u := range s.Uses {
+		b = appendColumn(binary.AppendUvarint(b, uint64(u.Purpose)), u.Column)
+	}
+	b = binary.AppendUvarint(b, uint64(len(s.Equalities)))
+	for _, q := range s.Equalities {
+		b = appendColumn(binary.AppendUvarint(b, uint64(q.Param)<<1|bits(q.Assigns, 1)), q.Column)
+	}
+	b = binary.AppendUvarint(b, uint64(len(s.Outputs)))
+	for _, o := range s.Outputs {
+		b = binary.AppendUvarint(b, uint64(len(o.From)))
+		for _, c := range o.From {
+			b = appendColumn(b, c)
+		}
+	}
+	return b
+}
+
+func appendColumn(b []byte, c Column) []byte {
+	return binary.AppendUvarint(appendString(appendTable(b, c.Table), c.Name), bits(c.Sure, 1))
 }
 
 func bits(set bool, flag uint64) uint64 {
@@ -168,6 +193,7 @@ func (d *decoding) statement(depth int) *Statement {
 		p.Written, p.Restricted = flags&1 != 0, flags&2 != 0
 		return p
 	})
+	d.columns(s)
 	s.Settings = list(d, func() Setting {
 		v := Setting{Name: d.string(), Value: d.string()}
 		flags := d.number()
@@ -183,4 +209,17 @@ func (d *decoding) statement(depth int) *Statement {
 		s.Seal()
 	}
 	return s
+}
+
+func (d *decoding) columns(s *Statement) {
+	s.Uses = list(d, func() Use { return Use{Purpose: Purpose(d.number()), Column: d.column()} })
+	s.Equalities = list(d, func() Equality {
+		n := d.small()
+		return Equality{Param: n >> 1, Assigns: n&1 != 0, Column: d.column()}
+	})
+	s.Outputs = list(d, func() Output { return Output{From: list(d, d.column)} })
+}
+
+func (d *decoding) column() Column {
+	return Column{Table: d.table(), Name: d.string(), Sure: d.number()&1 != 0}
 }

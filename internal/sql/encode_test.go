@@ -21,6 +21,9 @@ func full() *Statement {
 		Parts:        []Part{{Verb: Update, Table: Table{"", "b.c"}, EqualColumns: []string{"id"}, Written: true, Restricted: true}, {Verb: Select}},
 		Settings:     []Setting{{Name: "role", Value: "x", Known: true}, {Name: "all", Reset: true, Local: true}},
 		Transactions: []Transaction{{Step: Savepoint, Name: "s", Chain: true}, {Step: RollbackPrepared}},
+		Uses:         []Use{{Filters, Column{Table{"public", "a"}, "email", true}}, {Derives, Column{Table{"", "b.c"}, "*", false}}},
+		Equalities:   []Equality{{Column{Table{"", "a"}, "x", true}, 2, true}, {Column{Table{"", "a"}, "x", false}, 1, false}},
+		Outputs:      []Output{{From: []Column{{Table{"", "a"}, "x", true}}}, {}},
 		ReturnsRows:  true, Restricted: true, Limit: 10, Joins: 2, Parameters: 3, ByLiterals: true,
 	}
 	inner := &Statement{Effects: []engine.Effect{{Verb: Session}}, Kinds: []string{"select"}, Limit: -1}

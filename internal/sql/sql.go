@@ -49,14 +49,16 @@ const (
 	Admin       = "admin"        // files, network, other sessions, the server: the function or command
 	Sensitive   = "sensitive"    // reads a catalog with password hashes, samples of data or others' statements
 	Maintenance = "maintenance"  // VACUUM, ANALYZE, REINDEX, CLUSTER, REFRESH, CHECKPOINT
+	Filter      = engine.Filter  // a masked column decides what comes back: the column
+	Derive      = engine.Derive  // a masked column is written elsewhere: the column
 	Replication = "replication"  // a connection of that kind; for the protocol, no statement has it
 )
 
 // Verbs is every verb of an effect, for engine.Protocol.
 var Verbs = []string{
 	Select, Insert, Update, Delete, Merge, Truncate, DDL, Grant, CopyIn, CopyOut, CopyFile, CopyProgram,
-	Call, Do, Set, Session, Lock, Listen, Notify, Explain, Function, Admin, Sensitive, Maintenance, Replication,
-	engine.Unknown,
+	Call, Do, Set, Session, Lock, Listen, Notify, Explain, Function, Admin, Sensitive, Maintenance, Filter, Derive,
+	Replication, engine.Unknown,
 }
 
 // The names of facts.
@@ -102,6 +104,10 @@ type Statement struct {
 	Star      bool     // a whole row is named somewhere: *, t.*, t, RETURNING *, INSERT without columns
 	Functions []string // sorted, qualified as written or known
 
+	Uses       []Use      // columns that are used for more than to be shown
+	Equalities []Equality // columns that are compared with parameters, or set to them
+	Outputs    []Output   // of the one result that there is; nil where its columns are not known
+
 	Parts        []Part        // each SELECT, INSERT, UPDATE, DELETE and MERGE in it, at any depth
 	Settings     []Setting     // parameters it sets, in order
 	Transactions []Transaction // what it does to transactions, in order
@@ -134,6 +140,41 @@ func (t Table) String() string {
 		return quote(t.Name)
 	}
 	return quote(t.Schema) + "." + quote(t.Name)
+}
+
+// Column is a column as far as the text tells. Where the text does not qualify
+// its name it may be one of several tables, and each of them has a Column; those
+// that the catalog does not have are not meant.
+type Column struct {
+	Table Table
+	Name  string // "*": any of the row
+	Sure  bool   // qualified: where the table has no such column, the name is a function of the row
+}
+
+// Purpose is what a column is used for, besides being shown.
+type Purpose uint8
+
+const (
+	Filters Purpose = iota + 1 // a condition, an order, a group, a join, or what may fail by the value
+	Derives                    // it is written elsewhere, or given to a function that is not known
+)
+
+// Use is a column and what it is used for.
+type Use struct {
+	Purpose Purpose
+	Column  Column
+}
+
+// Equality is a column that must be equal to a parameter, or is set to one.
+type Equality struct {
+	Column  Column
+	Param   int // $n
+	Assigns bool
+}
+
+// Output is one column of a result.
+type Output struct {
+	From []Column // what it is, or may be computed from
 }
 
 // Part is one SELECT, INSERT, UPDATE, DELETE or MERGE.

@@ -117,6 +117,7 @@ func (s *Statement) Resolve(schema func(table string) string) *Statement {
 			r.Effects[i].Object = q
 		}
 	}
+	r.qualifyColumns(qualify)
 	r.Prepares = slices.Clone(s.Prepares)
 	for i, p := range r.Prepares {
 		r.Prepares[i].Statement = p.Statement.Resolve(schema)
@@ -125,10 +126,27 @@ func (s *Statement) Resolve(schema func(table string) string) *Statement {
 	return &r
 }
 
+// qualifyColumns replaces the tables of columns. What it changes are copies.
+func (s *Statement) qualifyColumns(qualify func(Table) Table) {
+	s.Uses, s.Equalities, s.Outputs = slices.Clone(s.Uses), slices.Clone(s.Equalities), slices.Clone(s.Outputs)
+	for i := range s.Uses {
+		s.Uses[i].Column.Table = qualify(s.Uses[i].Column.Table)
+	}
+	for i := range s.Equalities {
+		s.Equalities[i].Column.Table = qualify(s.Equalities[i].Column.Table)
+	}
+	for i, o := range s.Outputs {
+		s.Outputs[i].From = slices.Clone(o.From)
+		for j := range o.From {
+			s.Outputs[i].From[j].Table = qualify(o.From[j].Table)
+		}
+	}
+}
+
 // ofRelation says whether an effect's object is a relation.
 func ofRelation(verb string) bool {
 	switch verb {
-	case Call, Do, Set, Session, Listen, Notify, Function, Admin, Replication, engine.Unknown:
+	case Call, Do, Set, Session, Listen, Notify, Function, Admin, Filter, Derive, Replication, engine.Unknown:
 		return false
 	}
 	return true
@@ -154,6 +172,10 @@ func (s *Statement) Execute(prepared func(name string) *Statement) *Statement {
 		r.Columns = unique(slices.Concat(r.Columns, p.Columns))
 		r.Functions = unique(slices.Concat(r.Functions, p.Functions))
 		r.Parts = slices.Concat(r.Parts, p.Parts)
+		r.Uses = slices.Concat(r.Uses, p.Uses)
+		for _, q := range p.Equalities {
+			r.Uses = append(r.Uses, q.use()...) // its parameters are those of EXECUTE
+		}
 		r.Settings = slices.Concat(r.Settings, p.Settings)
 		r.Star = r.Star || p.Star
 		r.Restricted = r.Restricted && p.Restricted
@@ -171,6 +193,23 @@ func (s *Statement) Execute(prepared func(name string) *Statement) *Statement {
 	}
 	r.Seal()
 	return &r
+}
+
+// use is what an equality is where the parameter's value does not matter.
+func (q Equality) use() []Use {
+	if q.Assigns {
+		return nil
+	}
+	return []Use{{Purpose: Filters, Column: q.Column}}
+}
+
+// Used returns the uses of s, its comparisons with parameters among them.
+func (s *Statement) Used() []Use {
+	uses := slices.Clip(s.Uses)
+	for _, q := range s.Equalities {
+		uses = append(uses, q.use()...)
+	}
+	return uses
 }
 
 // ExecuteObject is the object of the unknown effect of EXECUTE name.

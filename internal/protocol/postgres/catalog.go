@@ -52,33 +52,8 @@ type relation struct {
 
 func (r *relation) String() string { return sql.Object(r.schema, r.name) }
 
-// origin says where a column comes from. Derived is every masked column for one
-// that cannot be told.
-func (c *catalog) origin(table uint32, attr int16) (f engine.Field) {
-	if len(c.patterns) == 0 || table < firstUserOID {
-		return f
-	}
-	r, ok := c.relations[table]
-	if !ok {
-		f.Derived = append(slices.Clip(c.masked), "unknown relation")
-		return f
-	}
-	f.Schema, f.Table = r.schema, r.name
-	column, known := r.columns[attr]
-	switch {
-	case attr < 0: // a system column
-	case r.hidden, attr == 0 && len(r.masked) > 0: // a view, or the whole row (SELECT t FROM t)
-		f.Derived = c.masked
-	case attr > 0 && !known: // it has appeared since
-		f.Derived = append(slices.Clip(c.masked), "unknown column")
-	default:
-		f.Column = column
-		if parent := r.heirs[attr]; parent != nil {
-			f.Schema, f.Table = parent.schema, parent.name
-		}
-	}
-	return f
-}
+// column is the object of an effect on a column.
+func (r *relation) column(name string) string { return r.String() + "." + sql.Object("", name) }
 
 // outdated returns c when what names mean is about to change: relations keep
 // their OIDs, but no name is known, so that all of them are masked.
@@ -128,50 +103,6 @@ func (c *catalog) keysOf(schema, table string) [][]string {
 		return [][]string{}
 	}
 	return r.keys
-}
-
-// derivedFrom names the masked columns that a computed value of s may come
-// from: none, or all of them, since one is enough to mask it.
-func (c *catalog) derivedFrom(s *sql.Statement) []string {
-	if len(c.masked) == 0 {
-		return nil
-	}
-	touches, names := false, map[string]bool{}
-	for _, t := range s.Tables {
-		schema := t.Schema
-		if schema == "" {
-			schema = c.schemaOf(t.Name)
-		}
-		r, ok := c.byName[sql.Object(schema, t.Name)]
-		switch {
-		case schema == "pg_catalog" || schema == "information_schema":
-		case !ok, r.hidden:
-			return c.masked
-		case len(r.masked) > 0:
-			touches = true
-			for attr := range r.masked {
-				names[r.columns[attr]] = true
-			}
-		}
-	}
-	for _, e := range s.Effects {
-		switch e.Verb {
-		case "unknown", sql.Do, sql.Call, sql.Function, sql.Admin: // they may read any table
-			return c.masked
-		}
-	}
-	if !touches {
-		return nil
-	}
-	if s.Star {
-		return c.masked
-	}
-	for _, name := range s.Columns {
-		if names[name] {
-			return c.masked
-		}
-	}
-	return nil
 }
 
 // catalogQuery reads everything in one round trip: the search path, the
@@ -265,7 +196,7 @@ func (r *catalogReading) row(b []byte) error {
 		rel.columns[int16(attr)] = v[2]
 		if c.matches(rel, v[2]) {
 			rel.masked[int16(attr)] = true
-			c.masked = append(c.masked, rel.String()+"."+v[2])
+			c.masked = append(c.masked, rel.column(v[2]))
 		}
 	case 4:
 		ref, err1 := strconv.ParseUint(v[1], 10, 32)
@@ -337,7 +268,7 @@ func (r *catalogReading) inherit() (changed bool) {
 				child.heirs = map[int16]*relation{}
 			}
 			child.masked[attr], child.heirs[attr] = true, parent.owner(name)
-			r.into.masked = append(r.into.masked, child.String()+"."+name)
+			r.into.masked = append(r.into.masked, child.column(name))
 			changed = true
 		}
 	}

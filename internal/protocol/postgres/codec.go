@@ -88,7 +88,8 @@ type resolved struct {
 	stmt    *sql.Statement
 	effects []engine.Effect
 	facts   map[string]any
-	derived []string // masked columns that computed values may come from
+	derived []string   // masked columns that computed values may come from
+	outputs [][]string // the same per column of the result; nil where the statement does not tell
 	copies  copyKind
 	refused *engine.Denial // whatever the policy says
 	last    *fields        // the newest description of its result

@@ -45,21 +45,24 @@ func (c *codec) locate(f *fields) {
 		if col.table != 0 {
 			field = c.catalog.origin(col.table, col.attr)
 		} else {
-			field.Derived = c.computedFrom(f.resolved)
+			field.Derived = c.computedFrom(f.resolved, i, len(f.columns))
 		}
 		field.Name, field.Type, field.Binary = string(col.name), typeNames[col.typ], col.binary
 		f.list[i] = field
 	}
 }
 
-// computedFrom names the masked columns that a computed value may come from.
-// Without a statement to ask, or with a cursor that hides one, that is all.
-func (c *codec) computedFrom(r *resolved) []string {
+// computedFrom names the masked columns that the computed value at a place in a
+// row may come from. Without a statement to ask, or with a cursor that hides one,
+// that is all.
+func (c *codec) computedFrom(r *resolved, at, of int) []string {
 	switch {
 	case len(c.catalog.masked) == 0:
 		return nil
 	case r == nil, c.tainted && hasKind(r.stmt, "fetch"):
 		return c.catalog.masked
+	case len(r.outputs) == of && of > 0:
+		return r.outputs[at]
 	}
 	return r.derived
 }

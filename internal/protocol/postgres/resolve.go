@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/sql"
@@ -84,7 +85,11 @@ func (c *codec) known(s *sql.Statement) *resolved {
 		return r
 	}
 	q := s.Resolve(c.catalog.schemaOf)
-	r := &resolved{source: s, stmt: q, effects: q.Effects, facts: maps.Clone(q.Facts), derived: c.catalog.derivedFrom(q)}
+	r := &resolved{source: s, stmt: q, facts: maps.Clone(q.Facts), derived: c.catalog.derivedFrom(q)}
+	r.effects = slices.Concat(q.Effects, c.catalog.effects(q))
+	if len(r.derived) > 0 {
+		r.outputs = c.catalog.outputs(q)
+	}
 	if byKey, known := sql.ByKey(q, c.catalog.keysOf); known {
 		r.facts[sql.FactByKey] = byKey
 	}

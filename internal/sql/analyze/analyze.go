@@ -101,6 +101,8 @@ type analyzer struct {
 	relations map[string]bool // names and aliases of everything in a FROM
 	single    map[string]bool // column references of one name, which may be whole rows
 	emitted   bool            // this statement has an effect
+	uses      map[sql.Use]bool
+	equal     map[sql.Equality]bool
 	depth     int
 }
 
@@ -144,6 +146,7 @@ func (a *analyzer) statement(n *pg.Node) {
 	if !a.emitted {
 		a.tableless()
 	}
+	a.trace(m)
 }
 
 // tableless gives a SELECT without tables its effect. Connection checks, such

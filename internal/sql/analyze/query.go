@@ -195,9 +195,9 @@ func (a *analyzer) read(rv *pg.RangeVar, sc *scope) {
 	a.add(readVerb(t), t.String())
 }
 
-// table names a relation and remembers it. A name that only a system catalog
-// has is that catalog: pg_catalog comes first in every usual search_path.
-func (a *analyzer) table(rv *pg.RangeVar) sql.Table {
+// tableOf names a relation. A name that only a system catalog has is that
+// catalog: pg_catalog comes first in every usual search_path.
+func tableOf(rv *pg.RangeVar) sql.Table {
 	t := sql.Table{Schema: rv.GetSchemaname(), Name: rv.GetRelname()}
 	if t.Schema == "" && catalogRelations[t.Name] {
 		t.Schema = "pg_catalog"
@@ -205,6 +205,12 @@ func (a *analyzer) table(rv *pg.RangeVar) sql.Table {
 	if t.Schema == "" && rv.GetRelpersistence() == "t" {
 		t.Schema = "pg_temp"
 	}
+	return t
+}
+
+// table names a relation and remembers it.
+func (a *analyzer) table(rv *pg.RangeVar) sql.Table {
+	t := tableOf(rv)
 	mark(&a.relations, t.Name)
 	if rv.GetAlias() != nil {
 		a.leaf(rv.Alias)

@@ -16,8 +16,12 @@ var update = flag.Bool("update", false, "rewrite what testdata/statements.txt ex
 // testdata/statements.txt is the table: headings begin with #, a statement is
 // one line, in which \n, \r and \t are escaped, and below it, indented, stands
 // what it does: effects | columns | restricted? | equal columns per part.
-func TestStatements(t *testing.T) {
-	const file = "testdata/statements.txt"
+func TestStatements(t *testing.T) { golden(t, "testdata/statements.txt", 200, describe) }
+
+// golden compares a table of statements, and what stands below each, with what
+// describe says of them.
+func golden(t *testing.T, file string, least int, describe func(string) string) {
+	t.Helper()
 	src, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +53,7 @@ func TestStatements(t *testing.T) {
 			t.Errorf("%s: %s\n got %s\nwant %s", heading, line, got, want)
 		}
 	}
-	if count < 200 {
+	if count < least {
 		t.Errorf("only %d statements", count)
 	}
 	if *update {

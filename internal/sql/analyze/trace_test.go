@@ -1,0 +1,61 @@
+package analyze
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/postern/postern/internal/sql"
+)
+
+// testdata/columns.txt has, below each statement, what it uses columns for:
+// filters | derives | equalities | what each column of the result comes from.
+// A question mark follows a column that the text does not qualify.
+func TestColumns(t *testing.T) { golden(t, "testdata/columns.txt", 150, describeColumns) }
+
+func describeColumns(line string) string {
+	s, err := Analyze(strings.NewReplacer(`\n`, "\n", `\r`, "\r", `\t`, "\t").Replace(line))
+	var syntax *sql.ErrSyntax
+	if errors.As(err, &syntax) {
+		return "refused: " + syntax.Error()
+	}
+	if err != nil {
+		return "error: " + err.Error()
+	}
+	var filters, derives, equal []string
+	for _, u := range s.Uses {
+		if u.Purpose == sql.Filters {
+			filters = append(filters, column(u.Column))
+		} else {
+			derives = append(derives, column(u.Column))
+		}
+	}
+	for _, q := range s.Equalities {
+		verb := "="
+		if q.Assigns {
+			verb = ":="
+		}
+		equal = append(equal, fmt.Sprintf("%s%s$%d", column(q.Column), verb, q.Param))
+	}
+	out := "?"
+	if s.Outputs != nil {
+		out = ""
+		for _, o := range s.Outputs {
+			var from []string
+			for _, c := range o.From {
+				from = append(from, column(c))
+			}
+			out += "(" + strings.Join(from, " ") + ")"
+		}
+	}
+	return fmt.Sprintf("%s | %s | %s | %s", strings.Join(filters, " "), strings.Join(derives, " "), strings.Join(equal, " "), out)
+}
+
+func column(c sql.Column) string {
+	s := c.Table.String() + "." + c.Name
+	if !c.Sure {
+		s += "?"
+	}
+	return s
+}
