@@ -51,7 +51,7 @@ type Judge struct {
 	fromRun    *os.File
 	wait       func() error
 	tried      int             // attempts
-	flows      map[string]bool // those of TCP that earlier attempts had
+	flows      map[string]bool // those of TCP that earlier attempts had, and the judge's own
 }
 
 // Result is what became of an attempt.
@@ -181,6 +181,7 @@ func (j *Judge) answers() error {
 		}
 	}
 	frames, err := j.Outside.Frames()
+	j.over(frames)
 	if err == nil && len(frames) == 0 {
 		err = errors.New("the sniffer did not hear a connection of this host, so that nothing would be proved")
 	}
@@ -289,22 +290,20 @@ func (j *Judge) try(a Attempt, f Family) (Verdict, error) {
 // call. On a host whose programs greet every new device, what is sent to groups
 // counts where an attempt's words are in it.
 func (j *Judge) arrived() (arrived []string, err error) {
-	var flows []string
+	var all []outside.Frame
 	for quiet := false; !quiet; {
 		frames, err := j.Outside.Frames()
 		if err != nil {
 			return nil, err
 		}
 		quiet = true
+		all = append(all, frames...)
 		for _, f := range frames {
 			if f.Group && !j.Given.Everything && !bytes.Contains(f.Bytes, payload) {
 				continue
 			}
 			if f.Bare && j.flows[f.Flow] {
 				continue // an answer to what the far end sent twice, of a connection that is over
-			}
-			if f.Flow != "" {
-				flows = append(flows, f.Flow)
 			}
 			arrived = append(arrived, f.String())
 			quiet = false
@@ -314,12 +313,7 @@ func (j *Judge) arrived() (arrived []string, err error) {
 			time.Sleep(quietPause)
 		}
 	}
-	if j.flows == nil {
-		j.flows = map[string]bool{}
-	}
-	for _, f := range flows {
-		j.flows[f] = true
-	}
+	j.over(all)
 	for _, visit := range j.far.Visits() {
 		arrived = append(arrived, "visit outside: "+visit)
 	}
@@ -327,6 +321,19 @@ func (j *Judge) arrived() (arrived []string, err error) {
 		arrived = append(arrived, "visit to a server of this host: "+visit)
 	}
 	return arrived, nil
+}
+
+// over remembers the connections that these frames are of, for what may still
+// come of them.
+func (j *Judge) over(frames []outside.Frame) {
+	if j.flows == nil {
+		j.flows = map[string]bool{}
+	}
+	for _, f := range frames {
+		if f.Flow != "" {
+			j.flows[f.Flow] = true
+		}
+	}
 }
 
 // counted are the hooks that counted something.
