@@ -182,11 +182,11 @@ func (p *Policy) unmatched(target string, e engine.Effect) Verdict {
 	}
 	switch e.Verb {
 	case engine.Filter:
-		v.Reason = e.Object + " is masked, and the statement uses it for more than to be shown, which would tell its values"
+		v.Reason = e.Object + " is masked, or newer than what is known of the database, and the statement uses it for more than to be shown, which would tell its values"
 		v.Help = "leave it out of conditions, joins, ORDER BY, GROUP BY, DISTINCT and calculations, or ask whoever keeps policy " +
 			p.Name + " for a rule with target: " + target + ", verbs: [filter] and columns"
 	case engine.Derive:
-		v.Reason = e.Object + " is masked, and the statement writes it elsewhere or gives it to a function, where it would not be"
+		v.Reason = e.Object + " is masked, or newer than what is known of the database, and the statement writes it elsewhere or gives it to a function, where it would not be"
 		v.Help = "leave it out, or ask whoever keeps policy " + p.Name + " for a rule with target: " + target + ", verbs: [derive] and columns"
 	case engine.Unknown:
 		v.Reason = "it cannot be told what the request would do"

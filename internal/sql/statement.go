@@ -158,9 +158,10 @@ func ofRelation(verb string) bool {
 func (s *Statement) Execute(prepared func(name string) *Statement) *Statement {
 	r := *s
 	r.Executes = nil
+	keeps := slices.Contains(s.Kinds, "create table as") // what comes back is written, so it has to be known
 	for _, name := range s.Executes {
 		p := prepared(name)
-		if p == nil || len(p.Executes) > 0 {
+		if p == nil || len(p.Executes) > 0 || keeps && p.Outputs == nil {
 			r.Executes = append(r.Executes, name)
 			continue
 		}
@@ -172,9 +173,9 @@ func (s *Statement) Execute(prepared func(name string) *Statement) *Statement {
 		r.Columns = unique(slices.Concat(r.Columns, p.Columns))
 		r.Functions = unique(slices.Concat(r.Functions, p.Functions))
 		r.Parts = slices.Concat(r.Parts, p.Parts)
-		r.Uses = slices.Concat(r.Uses, p.Uses)
-		for _, q := range p.Equalities {
-			r.Uses = append(r.Uses, q.use()...) // its parameters are those of EXECUTE
+		r.Uses = slices.Concat(r.Uses, p.Used()) // its parameters are those of EXECUTE
+		if keeps {
+			r.Uses = append(r.Uses, p.written()...)
 		}
 		r.Settings = slices.Concat(r.Settings, p.Settings)
 		r.Star = r.Star || p.Star
@@ -193,6 +194,16 @@ func (s *Statement) Execute(prepared func(name string) *Statement) *Statement {
 	}
 	r.Seal()
 	return &r
+}
+
+// written is what a statement whose result is written to a table derives.
+func (s *Statement) written() (uses []Use) {
+	for _, o := range s.Outputs {
+		for _, c := range o.From {
+			uses = append(uses, Use{Derives, c})
+		}
+	}
+	return uses
 }
 
 // use is what an equality is where the parameter's value does not matter.

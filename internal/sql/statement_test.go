@@ -51,12 +51,14 @@ func TestResolve(t *testing.T) {
 func TestExecute(t *testing.T) {
 	c := running(t, Options{})
 	prepared := map[string]*Statement{
+		"whole": classify(t, c, "SELECT * FROM orders"), "named": classify(t, c, "SELECT total FROM orders WHERE id = $1"),
 		"wipe": classify(t, c, "DELETE FROM orders"), "nested": classify(t, c, "EXECUTE wipe"),
 	}
 	by := func(name string) *Statement { return prepared[name] }
 	for text, want := range map[string]string{
 		"EXECUTE wipe": "[session execute delete orders]", "EXECUTE missing": "[unknown execute missing]", "EXECUTE nested": "[unknown execute nested]",
-		"EXECUTE wipe; EXECUTE missing": "[unknown execute missing session execute delete orders]",
+		"CREATE TABLE t AS EXECUTE whole": "[ddl t unknown execute whole]",
+		"EXECUTE wipe; EXECUTE missing":   "[unknown execute missing session execute delete orders]",
 	} {
 		s := classify(t, c, text)
 		if got := fmt.Sprint(object(s.Execute(by))); got != want {
@@ -65,6 +67,11 @@ func TestExecute(t *testing.T) {
 		if s.ReadsOnly {
 			t.Errorf("%s reads only", text)
 		}
+	}
+	kept := classify(t, c, "CREATE TABLE t AS EXECUTE named (1)").Execute(by)
+	want := []Use{{Filters, Column{Table{"", "orders"}, "id", false}}, {Derives, Column{Table{"", "orders"}, "total", false}}}
+	if !slices.Equal(kept.Uses, want) {
+		t.Errorf("a table of what is executed uses %v", kept.Uses)
 	}
 	s := classify(t, c, "SELECT 1")
 	if s.Execute(by) != s {

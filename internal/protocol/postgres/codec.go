@@ -30,15 +30,16 @@ type codec struct {
 	sqlNames   map[string]*sql.Statement // what SQL-level PREPARE named
 	resolved   map[*sql.Statement]*resolved
 
-	tx        byte // status of the last ReadyForQuery: I, T or E
-	touched   bool // something was forwarded since the last Sync: the unit is open upstream
-	unit      int  // counts Syncs of the client
-	ran       int  // counts what was forwarded that may run statements or make portals
-	skipping  bool // a denial answered this unit: all is dropped up to Sync, as PostgreSQL does
-	copyIn    bool // the upstream takes CopyData
-	refresh   bool // read the catalog again as soon as the upstream is ready
-	unsettled bool // what made that necessary may yet be rolled back
-	tainted   bool // a cursor over masked columns may be open
+	tx        byte      // status of the last ReadyForQuery: I, T or E
+	touched   bool      // something was forwarded since the last Sync: the unit is open upstream
+	unit      int       // counts Syncs of the client
+	ran       int       // counts what was forwarded that may run statements or make portals
+	skipping  bool      // a denial answered this unit: all is dropped up to Sync, as PostgreSQL does
+	copyIn    bool      // the upstream takes CopyData
+	refresh   bool      // read the catalog again as soon as the upstream is ready
+	reread    time.Time // when the catalog was last read again because it lacked a relation
+	unsettled bool      // what made that necessary may yet be rolled back
+	tainted   bool      // a cursor over masked columns may be open
 
 	held  held
 	words []byte // settings and open transaction that a request's meaning depends on

@@ -2,7 +2,9 @@ package postgres
 
 import (
 	"bytes"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/wiretest"
@@ -20,6 +22,11 @@ func answers(t *testing.T, text string, columns []column, values ...string) (hea
 		description := rowDescription(columns...)
 		up.Say(description, row(values...), complete("SELECT 1"), ready('I'))
 		b := agent.Take()
+		if strings.Contains(text, "created_since") {
+			up.Hear(query(catalogQuery(emails)))
+			up.Say(catalogAnswer(emails, 'I'))
+			b = append(b, agent.Take()...)
+		}
 		b, found := bytes.CutPrefix(b, description)
 		b, found2 := bytes.CutSuffix(b, append(complete("SELECT 1"), ready('I')...))
 		if !found || !found2 {
@@ -65,6 +72,30 @@ func TestMaskingFollowsTheColumn(t *testing.T) {
 			t.Errorf("%s:\n%s", text, show(got))
 		}
 	}
+}
+
+// A relation that another session has made is masked whole, and the catalog is
+// read again for it, once in a while.
+func TestCatalogIsReadAgainForNewRelations(t *testing.T) {
+	(&world{masked: emails}).play(t, func(_ *wiretest.Session, agent, up *wiretest.Peer) {
+		const text = "select x from created_since"
+		ask := func() {
+			agent.Say(query(text))
+			up.Hear(query(text))
+			up.Say(rowDescription(computed("x")), row("bob@example.com"), complete("SELECT 1"), ready('I'))
+		}
+		masked := [][]byte{rowDescription(computed("x")), row("[masked]"), complete("SELECT 1")}
+		for range 2 {
+			ask()
+			agent.Hear(masked...)
+			up.Hear(query(catalogQuery(emails)))
+			up.Say(catalogAnswer(emails, 'I'))
+			agent.Hear(ready('I'))
+			ask() // it is not there yet
+			agent.Hear(append(masked, ready('I'))...)
+			time.Sleep(catalogAge)
+		}
+	})
 }
 
 // Through a cursor the text says nothing of what is fetched.

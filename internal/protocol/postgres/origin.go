@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"slices"
-	"strings"
 
 	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/sql"
@@ -47,13 +46,9 @@ func (c *catalog) derivedFrom(s *sql.Statement) []string {
 	}
 	touches, names := false, map[string]bool{}
 	for _, t := range s.Tables {
-		schema := t.Schema
-		if schema == "" {
-			schema = c.schemaOf(t.Name)
-		}
-		r, ok := c.byName[sql.Object(schema, t.Name)]
+		r, ok := c.find(t)
 		switch {
-		case schema == "pg_catalog" || schema == "information_schema":
+		case ok && r == nil: // the server's own
 		case !ok, r.hidden:
 			return c.masked
 		case len(r.masked) > 0:
@@ -88,12 +83,18 @@ func (c *catalog) effects(s *sql.Statement) []engine.Effect {
 		return nil
 	}
 	var out []engine.Effect
-	for _, u := range s.Used() {
+	uses := s.Used()
+	columns := make([]sql.Column, len(uses))
+	for i, u := range uses {
+		columns[i] = u.Column
+	}
+	known, _ := c.known(columns)
+	for _, u := range uses {
 		verb := sql.Filter
 		if u.Purpose == sql.Derives {
 			verb = sql.Derive
 		}
-		for _, column := range c.maskedOf(u.Column) {
+		for _, column := range c.maskedOf(u.Column, known) {
 			if e := (engine.Effect{Verb: verb, Object: column}); !slices.Contains(out, e) {
 				out = append(out, e)
 			}
@@ -103,15 +104,20 @@ func (c *catalog) effects(s *sql.Statement) []engine.Effect {
 }
 
 // outputs names, per column of the result of s, the masked columns that it may
-// be computed from; nil where the statement does not tell.
+// be computed from; nil where the statement does not tell, or names what the
+// catalog does not have.
 func (c *catalog) outputs(s *sql.Statement) [][]string {
 	if s.Outputs == nil || len(c.patterns) == 0 || readsUnseen(s) {
 		return nil
 	}
 	out := make([][]string, len(s.Outputs))
 	for i, o := range s.Outputs {
+		known, all := c.known(o.From)
 		for _, column := range o.From {
-			out[i] = append(out[i], c.maskedOf(column)...)
+			if !all || !known[column.Name] && !column.Sure {
+				return nil // it has appeared since, or is the alias of a row
+			}
+			out[i] = append(out[i], c.maskedOf(column, known)...)
 		}
 	}
 	return out
@@ -128,18 +134,62 @@ func readsUnseen(s *sql.Statement) bool {
 	})
 }
 
-// maskedOf returns the masked columns that a column of a statement may be.
-func (c *catalog) maskedOf(column sql.Column) []string {
-	schema := column.Table.Schema
-	if schema == "" {
-		schema = c.schemaOf(column.Table.Name)
+// lacks says whether s names a relation that the catalog does not have, though
+// something of it is masked.
+func (c *catalog) lacks(s *sql.Statement) bool {
+	return len(c.patterns) > 0 && c.byName != nil && slices.ContainsFunc(s.Tables, func(t sql.Table) bool {
+		_, ok := c.find(t)
+		return !ok
+	})
+}
+
+// known returns the names of columns that some of their tables have, and whether
+// all the tables are known.
+func (c *catalog) known(columns []sql.Column) (names map[string]bool, all bool) {
+	names, all = map[string]bool{}, true
+	for _, column := range columns {
+		r, ok := c.find(column.Table)
+		all = all && ok
+		names[column.Name] = names[column.Name] || ok && (r == nil || r.has(column.Name))
 	}
-	if schema == "pg_catalog" || schema == "information_schema" {
-		return nil
+	return names, all
+}
+
+// find returns the relation of a name, nil for one of the server's own.
+func (c *catalog) find(t sql.Table) (r *relation, ok bool) {
+	if t.Schema == "" {
+		t.Schema = c.schemaOf(t.Name)
 	}
-	r, ok := c.byName[sql.Object(schema, column.Table.Name)]
+	if t.Schema == "pg_catalog" || t.Schema == "information_schema" {
+		return nil, true
+	}
+	r, ok = c.byName[sql.Object(t.Schema, t.Name)]
+	return r, ok
+}
+
+// has says whether a relation has a column, in its row or of the system's.
+func (r *relation) has(column string) bool {
+	if column == "*" || systemColumns[column] {
+		return true
+	}
+	for _, name := range r.columns {
+		if name == column {
+			return true
+		}
+	}
+	return false
+}
+
+// maskedOf returns the masked columns that a column of a statement may be, where
+// known are the names that some table in question has. A relation that the
+// catalog does not have, because it is newer, has masked columns only.
+func (c *catalog) maskedOf(column sql.Column, known map[string]bool) []string {
+	r, ok := c.find(column.Table)
 	if !ok {
-		return c.maskedByName(column)
+		return []string{column.Table.String() + "." + sql.Object("", column.Name)}
+	}
+	if r == nil {
+		return nil
 	}
 	if column.Name != "*" {
 		for attr, name := range r.columns {
@@ -151,7 +201,13 @@ func (c *catalog) maskedOf(column sql.Column) []string {
 			}
 			return nil
 		}
-		if !column.Sure || systemColumns[column.Name] {
+		switch {
+		case systemColumns[column.Name]:
+			return nil
+		case column.Sure: // a function of the row
+		case !known[column.Name] && c.matches(r, column.Name):
+			return []string{r.column(column.Name)} // it has appeared since, by its name a masked one
+		default:
 			return nil
 		}
 	}
@@ -167,23 +223,3 @@ func (c *catalog) maskedOf(column sql.Column) []string {
 
 // systemColumns are those that every table has besides its own.
 var systemColumns = map[string]bool{"ctid": true, "tableoid": true, "xmin": true, "xmax": true, "cmin": true, "cmax": true}
-
-// maskedByName is for a relation that the catalog does not have, because it is
-// newer: what the patterns say of its name counts. A pattern's schema is left out
-// where the text leaves it out.
-func (c *catalog) maskedByName(column sql.Column) []string {
-	t := column.Table
-	for _, p := range c.patterns {
-		parts := strings.Split(p, ".")
-		if column.Name == "*" {
-			parts[len(parts)-1] = "*"
-		}
-		if t.Schema == "" {
-			parts = parts[max(0, len(parts)-2):]
-		}
-		if engine.MatchColumn(strings.Join(parts, "."), t.Schema, t.Name, column.Name) {
-			return []string{t.String() + "." + sql.Object("", column.Name)}
-		}
-	}
-	return nil
-}

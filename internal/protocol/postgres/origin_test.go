@@ -55,9 +55,9 @@ func TestEffectsOnMaskedColumns(t *testing.T) {
 		{"mailing.address", "filter public.mailing.address"},         // a view over it
 		{"mailing.*!", "filter public.mailing.address"},
 		{"sales.customers.email", "filter sales.customers.email"}, // newer than the catalog
-		{"sales.customers.id", ""},
+		{"sales.customers.id", "filter sales.customers.id"},
 		{"sales.customers.*!", "filter sales.customers.*"},
-		{"newer.email", ""},
+		{"newer.total", "filter newer.total"},
 		{"pg_class.relname", ""},
 		{"pg_catalog.pg_class.email", ""},
 	} {
@@ -87,6 +87,19 @@ func TestEffectsOnMaskedColumns(t *testing.T) {
 	if got := c.effects(compared); len(got) != 1 || got[0].Verb != sql.Filter {
 		t.Errorf("compared with a parameter: %v", got)
 	}
+	// A name that is not qualified is of the table that has it, and of none that a
+	// pattern would mask it in if it had.
+	joined := &sql.Statement{Uses: []sql.Use{
+		{Purpose: sql.Filters, Column: sql.Column{Table: sql.Table{Name: "customers"}, Name: "email"}},
+		{Purpose: sql.Filters, Column: sql.Column{Table: sql.Table{Name: "orders"}, Name: "email"}},
+	}}
+	if got := reading(t, "*.email").effects(joined); len(got) != 1 || got[0].Object != "public.customers.email" {
+		t.Errorf("of two tables of which one has the column: %v", got)
+	}
+	joined.Uses = joined.Uses[1:]
+	if got := reading(t, "*.email").effects(joined); len(got) != 1 || got[0].Object != "public.orders.email" {
+		t.Errorf("a column that has appeared since: %v", got)
+	}
 	if got := reading(t).effects(compared); got != nil {
 		t.Errorf("nothing is masked, but %v", got)
 	}
@@ -114,6 +127,15 @@ func TestOutputsOfMaskedColumns(t *testing.T) {
 	}
 	if want := []bool{false, false, true, true}; !slices.Equal(masked, want) {
 		t.Errorf("masked: %v, want %v", masked, want)
+	}
+	for name, from := range map[string]sql.Column{
+		"a relation that is newer than the catalog": column("newer", "total"),
+		"a column that is newer than the catalog":   {Table: sql.Table{Name: "mailing"}, Name: "phone"},
+	} {
+		newer := &sql.Statement{Outputs: []sql.Output{{}, {From: []sql.Column{from}}}}
+		if got := c.outputs(newer); got != nil {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 	s.Effects = append(s.Effects, effect(sql.Function, "public.f"))
 	if got := c.outputs(s); got != nil {

@@ -90,6 +90,9 @@ func (c *codec) known(s *sql.Statement) *resolved {
 	if len(r.derived) > 0 {
 		r.outputs = c.catalog.outputs(q)
 	}
+	if c.catalog.lacks(q) && c.now().Sub(c.reread) >= catalogAge {
+		c.refresh, c.reread = true, c.now() // another session has made it: the next attempt may know it
+	}
 	if byKey, known := sql.ByKey(q, c.catalog.keysOf); known {
 		r.facts[sql.FactByKey] = byKey
 	}

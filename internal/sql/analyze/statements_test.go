@@ -63,14 +63,23 @@ func golden(t *testing.T, file string, least int, describe func(string) string) 
 	}
 }
 
-func describe(line string) string {
+// analyzed reads one line of a table; refused is why the grammar does not.
+func analyzed(line string) (s *sql.Statement, refused string) {
 	s, err := Analyze(strings.NewReplacer(`\n`, "\n", `\r`, "\r", `\t`, "\t").Replace(line))
 	var syntax *sql.ErrSyntax
-	if errors.As(err, &syntax) {
-		return "refused: " + syntax.Error()
+	switch {
+	case errors.As(err, &syntax):
+		return nil, "refused: " + syntax.Error()
+	case err != nil:
+		return nil, "error: " + err.Error()
 	}
-	if err != nil {
-		return "error: " + err.Error()
+	return s, ""
+}
+
+func describe(line string) string {
+	s, refused := analyzed(line)
+	if s == nil {
+		return refused
 	}
 	var effects, keys []string
 	for _, e := range s.Effects {

@@ -59,7 +59,8 @@ func (a *analyzer) equality(q sql.Equality) {
 type output struct {
 	name string // empty: it may have any
 	from []sql.Column
-	rest bool // it stands for all the columns of the relations in from
+	rest bool // it stands for any number of columns
+	star bool // for those of the tables in from, by their own names
 }
 
 // relation is what a FROM names.
@@ -75,11 +76,11 @@ func (r *relation) column(name string, qualified bool) (from []sql.Column, sure 
 	if r.table != nil {
 		return []sql.Column{{Table: *r.table, Name: name, Sure: qualified}}, false
 	}
-	rest := false
+	star := false
 	for _, o := range r.columns {
 		switch {
-		case o.rest:
-			rest = true
+		case o.star:
+			star = true
 			for _, c := range o.from {
 				from = append(from, sql.Column{Table: c.Table, Name: name})
 			}
@@ -89,7 +90,7 @@ func (r *relation) column(name string, qualified bool) (from []sql.Column, sure 
 	}
 	// r.f may be f(r). What a star stands for has columns of any name, so there
 	// only the names of functions that take a record are taken for them.
-	if qualified && !sure && (!rest || rowFunctions[name] || isKnown(name)) {
+	if qualified && !sure && (!star || rowFunctions[name] || isKnown(name)) {
 		from = append(from, r.row()...)
 	}
 	return from, sure
@@ -106,7 +107,7 @@ func (r *relation) row() []sql.Column {
 // outputs returns the columns that a star stands for.
 func (r *relation) outputs() []output {
 	if r.table != nil {
-		return []output{{from: r.row(), rest: true}}
+		return []output{{from: r.row(), rest: true, star: true}}
 	}
 	return r.columns
 }

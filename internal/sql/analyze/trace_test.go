@@ -1,7 +1,6 @@
 package analyze
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -15,13 +14,9 @@ import (
 func TestColumns(t *testing.T) { golden(t, "testdata/columns.txt", 150, describeColumns) }
 
 func describeColumns(line string) string {
-	s, err := Analyze(strings.NewReplacer(`\n`, "\n", `\r`, "\r", `\t`, "\t").Replace(line))
-	var syntax *sql.ErrSyntax
-	if errors.As(err, &syntax) {
-		return "refused: " + syntax.Error()
-	}
-	if err != nil {
-		return "error: " + err.Error()
+	s, refused := analyzed(line)
+	if s == nil {
+		return refused
 	}
 	var filters, derives, equal []string
 	for _, u := range s.Uses {

@@ -20,8 +20,8 @@ var totalFunctions = set(`
 	array_agg string_agg json_agg jsonb_agg json_agg_strict jsonb_agg_strict count min max any_value
 	bool_and bool_or every first_value last_value lag lead row_number rank dense_rank
 	hashtext hashtextextended record_out record_send textsend textout array_length cardinality array_to_string
-	jsonb_typeof json_typeof jsonb_strip_nulls json_strip_nulls jsonb_pretty pg_column_size encode unistr_null
-	abs sign floor ceil ceiling round trunc date_trunc to_char age isfinite format_type`)
+	jsonb_typeof json_typeof jsonb_strip_nulls json_strip_nulls jsonb_pretty pg_column_size
+	sign floor ceil ceiling round trunc isfinite`)
 
 // keyedFunctions fail when a key is NULL; the keys are every second argument.
 var keyedFunctions = set(`json_build_object jsonb_build_object json_object_agg jsonb_object_agg`)
@@ -182,7 +182,11 @@ func (t *tracer) sublink(s *pg.SubLink, e *env) []sql.Column {
 	if s.SubLinkType == pg.SubLinkType_EXISTS_SUBLINK {
 		return nil
 	}
-	return unique(append(tested, shown...))
+	from := unique(append(tested, shown...))
+	if op := stringsOf(s.OperName); len(op) > 0 && (!builtin(op) || !knownOperators[lastOf(op)]) {
+		t.derive(from)
+	}
+	return from
 }
 
 // indirection takes (x).f and x[i].
@@ -283,7 +287,7 @@ func valueOf(n *pg.Node) *pg.Node {
 
 // columnName is the name that a column of a result has when the text gives it
 // none, as FigureColname in PostgreSQL's parse_target.c finds it. Empty: it is
-// not known.
+// not followed, and may be any.
 func columnName(n *pg.Node) string {
 	switch {
 	case n.GetColumnRef() != nil:
@@ -291,10 +295,10 @@ func columnName(n *pg.Node) string {
 	case n.GetFuncCall() != nil:
 		return lastOf(stringsOf(n.GetFuncCall().Funcname))
 	case n.GetTypeCast() != nil:
-		if name := columnName(n.GetTypeCast().Arg); name != unnamed {
-			return name
+		if arg := n.GetTypeCast().Arg; arg.GetColumnRef() != nil || arg.GetFuncCall() != nil {
+			return columnName(arg)
 		}
-		return lastOf(stringsOf(n.GetTypeCast().GetTypeName().GetNames()))
+		return ""
 	case n.GetCollateClause() != nil:
 		return columnName(n.GetCollateClause().Arg)
 	case n.GetAExpr() != nil:
@@ -306,11 +310,6 @@ func columnName(n *pg.Node) string {
 		return unnamed
 	case n.GetCoalesceExpr() != nil:
 		return "coalesce"
-	case n.GetCaseExpr() != nil:
-		if name := columnName(n.GetCaseExpr().Defresult); name != unnamed && name != "" {
-			return name
-		}
-		return "case"
 	case n.GetAArrayExpr() != nil:
 		return "array"
 	case n.GetRowExpr() != nil:

@@ -69,13 +69,26 @@ func (t *tracer) key(n *pg.Node, out []output, e *env) []sql.Column {
 		}
 		return nil
 	}
+	if set := n.GetGroupingSet(); set != nil { // ROLLUP (1, name)
+		return t.keys(set.Content, out, e)
+	}
+	if row := n.GetRowExpr(); row != nil {
+		return t.keys(row.Args, out, e)
+	}
 	from := t.expression(n, e)
 	if names := stringsOf(n.GetColumnRef().GetFields()); len(names) == 1 {
 		for _, o := range out {
-			if o.name == names[0] || o.name == "" && !o.rest {
+			if o.name == names[0] || o.name == "" && !o.star {
 				from = append(from, o.from...)
 			}
 		}
+	}
+	return from
+}
+
+func (t *tracer) keys(nodes []*pg.Node, out []output, e *env) (from []sql.Column) {
+	for _, n := range nodes {
+		from = append(from, t.key(n, out, e)...)
 	}
 	return from
 }
@@ -91,21 +104,12 @@ func (t *tracer) window(w *pg.WindowDef, e *env) {
 	t.filter(t.expression(w.GetEndOffset(), e))
 }
 
-// merged is the result of a set operation: columns by their place.
+// merged is the result of a set operation: columns by their place. Where a side
+// has any number of columns the places are not known, and each may be all.
 func merged(left, right []output) []output {
 	rest := func(o output) bool { return o.rest }
 	if slices.ContainsFunc(left, rest) || slices.ContainsFunc(right, rest) || len(left) != len(right) {
-		from := unique(append(all(left), all(right)...))
-		out := []output{{from: from}}
-		if len(from) > 0 {
-			out[0].rest = true
-		}
-		for _, o := range left {
-			if o.name != "" {
-				out = append(out, output{name: o.name, from: from})
-			}
-		}
-		return out
+		return []output{{from: unique(append(all(left), all(right)...)), rest: true}}
 	}
 	out := make([]output, len(left))
 	for i := range left {
@@ -130,6 +134,10 @@ func (t *tracer) values(lists []*pg.Node, e *env) (out []output) {
 func (t *tracer) targets(list []*pg.Node, e *env) (out []output) {
 	for _, n := range list {
 		target := n.GetResTarget()
+		if x := target.GetVal().GetAIndirection(); x != nil && x.Indirection[len(x.Indirection)-1].GetAStar() != nil {
+			out = append(out, output{from: t.expression(target.Val, e), rest: true}) // (c).*
+			continue
+		}
 		if ref := target.GetVal().GetColumnRef(); ref != nil {
 			names := stringsOf(ref.Fields)
 			if len(names) < len(ref.Fields) {
@@ -159,29 +167,37 @@ func (t *tracer) starred(by []string, e *env) []output {
 
 // with puts the queries of a WITH into the environment.
 func (t *tracer) with(w *pg.WithClause, e *env) {
+	if w.GetRecursive() {
+		t.recursive(w.Ctes, e)
+		return
+	}
 	for _, n := range w.GetCtes() {
 		c := n.GetCommonTableExpr()
 		before := e.ctes
-		var out []output
-		if w.Recursive {
-			// What a column of it is computed from may, through the others, be all.
-			e.ctes = &cte{name: c.GetCtename(), outputs: []output{{}}, before: before}
-			first := t.statement(inner(c.GetCtequery()), e.beside())
-			from := all(first)
-			e.ctes = &cte{name: c.GetCtename(), outputs: []output{{from: from}}, before: before}
-			for _, o := range t.statement(inner(c.GetCtequery()), e.beside()) {
-				o.from = unique(append(slices.Clip(from), o.from...))
-				out = append(out, o)
-			}
-		} else {
-			out = t.statement(inner(c.GetCtequery()), e.beside())
-		}
-		out = renamed(out, stringsOf(c.GetAliascolnames()))
-		if c.GetSearchClause() != nil || c.GetCycleClause() != nil {
-			t.filter(all(out))
-			out = append(out, output{from: all(out)})
-		}
+		out := renamed(t.statement(inner(c.GetCtequery()), e.beside()), stringsOf(c.GetAliascolnames()))
 		e.ctes = &cte{name: c.GetCtename(), outputs: out, before: before}
+	}
+}
+
+// recursive takes WITH RECURSIVE, in which each query may read all of them, those
+// behind it and itself too. What a column of one is computed from may, through
+// the others, be a column of any.
+func (t *tracer) recursive(list []*pg.Node, e *env) {
+	before := e.ctes
+	var from []sql.Column
+	for range 2 { // at first what they read from tables, then what they read from each other
+		e.ctes = before
+		for _, n := range list {
+			e.ctes = &cte{name: n.GetCommonTableExpr().GetCtename(), outputs: []output{{from: from, rest: true}}, before: e.ctes}
+		}
+		for _, n := range list {
+			c := n.GetCommonTableExpr()
+			out := all(t.statement(inner(c.GetCtequery()), e.beside()))
+			if c.GetSearchClause() != nil || c.GetCycleClause() != nil {
+				t.filter(out)
+			}
+			from = unique(append(from, out...))
+		}
 	}
 }
 
@@ -193,7 +209,7 @@ func renamed(out []output, names []string) []output {
 	out = slices.Clone(out)
 	for i, name := range names {
 		if i >= len(out) || out[i].rest {
-			return append([]output{{from: all(out)}}, output{from: all(out), rest: true})
+			return []output{{from: all(out), rest: true}}
 		}
 		out[i].name = name
 	}
@@ -225,11 +241,11 @@ func (t *tracer) source(n *pg.Node, e *env) []*relation {
 		// How many rows it returns tells of what it is given.
 		f := n.GetRangeFunction()
 		from := t.unknown(f, e)
-		r := aliased(&relation{columns: []output{{from: from}}}, f.Alias)
-		r.columns = append(r.columns, output{from: from})
+		r := aliased(&relation{}, f.Alias)
+		r.columns = []output{{from: from, rest: true}}
 		return []*relation{r}
 	}
-	r := &relation{columns: []output{{from: t.unknown(inner(n), e)}}}
+	r := &relation{columns: []output{{from: t.unknown(inner(n), e), rest: true}}}
 	switch {
 	case n.GetRangeTableFunc() != nil:
 		r = aliased(r, n.GetRangeTableFunc().Alias)
