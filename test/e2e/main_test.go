@@ -74,6 +74,10 @@ INSERT INTO orders SELECT i, 1 + i % 2, 'new' FROM generate_series(1, 20) i;
 CREATE TABLE scratch (id int PRIMARY KEY, note text);
 CREATE VIEW customer_view AS SELECT * FROM customers;
 CREATE VIEW customer_view_renamed AS SELECT id, email AS e FROM customers;
+CREATE TABLE staff (id int PRIMARY KEY, name text, email text);
+INSERT INTO staff VALUES (1, 'Ada', 'zebra quilt'), (2, 'Grace', 'walnut fjord');
+CREATE VIEW staff_view AS SELECT * FROM staff;
+CREATE VIEW staff_view_renamed AS SELECT id, email AS e FROM staff;
 CREATE TABLE echoes (form text, value text, raw bytea);
 GRANT ALL ON ALL TABLES IN SCHEMA public TO cert_user, clear_user, md5_user;
 `
@@ -158,10 +162,12 @@ policies:
       - {name: copies, target: orders, verbs: [copy-out], allow: true}
       - {name: channels, target: orders, verbs: [listen, notify], allow: true}
       - {name: sleep, target: orders, verbs: [admin, function], allow: true, when: '"pg_sleep" in request.sql.functions'}
+      - {name: staff, target: orders, verbs: [filter], columns: [staff.email, staff_view.*, staff_view_renamed.*], allow: true}
+      - {name: staff-notes, target: orders, verbs: [derive], columns: [staff.email], when: '"scratch" in request.sql.tables', allow: true}
       - {name: narrow-writes, target: orders, verbs: [insert, update, delete], when: 'request.sql.by_key && !("customers" in request.sql.tables)', allow: true}
       - {name: other-writes-need-a-person, target: orders, verbs: [insert, update, delete], ask: {approvers: [dba], within: 10m, reason: required}}
     masks:
-      - {target: "*", columns: [customers.email, "*.ssn"], with: pseudonym}
+      - {target: "*", columns: [customers.email, staff.email, "*.ssn"], with: pseudonym}
       - {target: "*", detect: [secrets, pii], with: redact}
   - name: reader
     rules:
