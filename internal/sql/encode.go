@@ -78,7 +78,16 @@ func (s *Statement) appendColumns(b []byte) []byte {
 			b = appendColumn(b, c)
 		}
 	}
-	return b
+	if s.Copied == nil {
+		return appendString(b, "")
+	}
+	return s.Copied.append(b)
+}
+
+// append appends the query first, which is not empty.
+func (o *Copied) append(b []byte) []byte {
+	b = appendString(appendTable(appendString(b, o.Query), o.Table), o.Null)
+	return append(appendString(b, o.Encoding), byte(bits(o.CSV, 1)|bits(o.Header, 2)), o.Delimiter, o.Quote, o.Escape)
 }
 
 func appendColumn(b []byte, c Column) []byte {
@@ -218,6 +227,23 @@ func (d *decoding) columns(s *Statement) {
 		return Equality{Param: n >> 1, Assigns: n&1 != 0, Column: d.column()}
 	})
 	s.Outputs = list(d, func() Output { return Output{From: list(d, d.column)} })
+	if query := d.string(); query != "" {
+		o := &Copied{Query: query, Table: d.table(), Null: d.string(), Encoding: d.string()}
+		flags := d.byte()
+		o.CSV, o.Header = flags&1 != 0, flags&2 != 0
+		o.Delimiter, o.Quote, o.Escape = d.byte(), d.byte(), d.byte()
+		s.Copied = o
+	}
+}
+
+func (d *decoding) byte() byte {
+	if len(d.b) == 0 {
+		d.bad = true
+		return 0
+	}
+	v := d.b[0]
+	d.b = d.b[1:]
+	return v
 }
 
 func (d *decoding) column() Column {

@@ -24,6 +24,7 @@ func full() *Statement {
 		Uses:         []Use{{Filters, Column{Table{"public", "a"}, "email", true}}, {Derives, Column{Table{"", "b.c"}, "*", false}}},
 		Equalities:   []Equality{{Column{Table{"", "a"}, "x", true}, 2, true}, {Column{Table{"", "a"}, "x", false}, 1, false}},
 		Outputs:      []Output{{From: []Column{{Table{"", "a"}, "x", true}}}, {}},
+		Copied:       &Copied{"SELECT 1", Table{"public", "a"}, true, true, "none", ';', '\'', '\\', "utf8"},
 		ReturnsRows:  true, Restricted: true, Limit: 10, Joins: 2, Parameters: 3, ByLiterals: true,
 	}
 	inner := &Statement{Effects: []engine.Effect{{Verb: Session}}, Kinds: []string{"select"}, Limit: -1}

@@ -107,6 +107,7 @@ type Statement struct {
 	Uses       []Use      // columns that are used for more than to be shown
 	Equalities []Equality // columns that are compared with parameters, or set to them
 	Outputs    []Output   // of the one result that there is; nil where its columns are not known
+	Copied     *Copied    // when it is one COPY … TO STDOUT and nothing else
 
 	Parts        []Part        // each SELECT, INSERT, UPDATE, DELETE and MERGE in it, at any depth
 	Settings     []Setting     // parameters it sets, in order
@@ -175,6 +176,21 @@ type Equality struct {
 // Output is one column of a result.
 type Output struct {
 	From []Column // what it is, or may be computed from
+}
+
+// Copied is how a COPY … TO STDOUT writes its rows.
+type Copied struct {
+	// Query has the same columns in its result, and may be described in place of
+	// the COPY, of which PostgreSQL tells no columns.
+	Query     string
+	Table     Table // all of whose columns but generated ones are copied; else zero
+	CSV       bool
+	Header    bool   // the first line names the columns
+	Null      string // how NULL is written
+	Delimiter byte
+	Quote     byte // of CSV
+	Escape    byte // of CSV: before a quote in quotes
+	Encoding  string
 }
 
 // Part is one SELECT, INSERT, UPDATE, DELETE or MERGE.

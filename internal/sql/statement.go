@@ -277,6 +277,25 @@ func Split(object string) (schema, name string) {
 // Object joins a schema, which may be empty, and a name to an object.
 func Object(schema, name string) string { return Table{schema, name}.String() }
 
+// SelectColumns is a query for the named columns of a table, for all of them when
+// none is named.
+func SelectColumns(t Table, names []string) string {
+	identifier := func(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
+	list := "*"
+	for i, name := range names {
+		if i == 0 {
+			list = identifier(name)
+		} else {
+			list += ", " + identifier(name)
+		}
+	}
+	from := identifier(t.Name)
+	if t.Schema != "" {
+		from = identifier(t.Schema) + "." + from
+	}
+	return "SELECT " + list + " FROM " + from
+}
+
 func quote(name string) string {
 	if !strings.ContainsAny(name, `."`) {
 		return name

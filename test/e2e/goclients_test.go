@@ -24,7 +24,7 @@ func runClient(name string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	err := map[string]func(context.Context) error{
-		"pgx": pgxClient, "lib-pq": pqClient, "writer": writer, "patient-writer": patientWriter, "sleeper": sleeper, "dialler": dialler,
+		"pgx": pgxClient, "lib-pq": pqClient, "writer": writer, "patient-writer": patientWriter, "sleeper": sleeper, "dialler": dialler, "copy": copyAgent,
 	}[name](ctx)
 	if err != nil {
 		fmt.Println(err)

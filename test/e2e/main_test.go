@@ -78,6 +78,8 @@ CREATE TABLE staff (id int PRIMARY KEY, name text, email text);
 INSERT INTO staff VALUES (1, 'Ada', 'zebra quilt'), (2, 'Grace', 'walnut fjord');
 CREATE VIEW staff_view AS SELECT * FROM staff;
 CREATE VIEW staff_view_renamed AS SELECT id, email AS e FROM staff;
+CREATE TABLE computed (id int, twice int GENERATED ALWAYS AS (id * 2) STORED, ssn text);
+INSERT INTO computed (id, ssn) VALUES (1, 'walnut fjord');
 CREATE TABLE echoes (form text, value text, raw bytea);
 GRANT ALL ON ALL TABLES IN SCHEMA public TO cert_user, clear_user, md5_user;
 `

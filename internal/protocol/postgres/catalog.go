@@ -48,6 +48,8 @@ type relation struct {
 	heirs   map[int16]*relation // by a masked column of a parent or partitioned table: whose it is
 	hidden  bool                // a view over masked columns: every column of it may be one
 	keys    [][]string
+
+	generated []string // columns that are computed from others
 }
 
 func (r *relation) String() string { return sql.Object(r.schema, r.name) }
@@ -116,7 +118,8 @@ func catalogQuery(patterns []string) string {
  JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) ANY (i.indkey::pg_catalog.int2[])
  WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indrelid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
  GROUP BY i.indexrelid, i.indrelid HAVING pg_catalog.bool_and(a.attnotnull)`
-	const columns = `SELECT a.attrelid, a.attnum, a.attname FROM pg_catalog.pg_attribute a
+	const columns = `SELECT a.attrelid, a.attnum, a.attname,
+ CASE WHEN a.atthasdef THEN pg_catalog.to_jsonb(a) OPERATOR(pg_catalog.->>) 'attgenerated'::pg_catalog.text END FROM pg_catalog.pg_attribute a
  WHERE a.attrelid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped`
 	const views = `SELECT DISTINCT r.ev_class, d.refobjid, d.refobjsubid FROM pg_catalog.pg_depend d
  JOIN pg_catalog.pg_rewrite r ON r.oid OPERATOR(pg_catalog.=) d.objid
@@ -162,7 +165,7 @@ func (r *catalogReading) row(b []byte) error {
 	if err := rowValues(b, func(_ int, value []byte) { v = append(v, string(value)) }); err != nil {
 		return err
 	}
-	want := []int{1, 4, 2, 3, 3, 2}
+	want := []int{1, 4, 2, 4, 3, 2}
 	if r.result >= len(want) || len(v) != want[r.result] {
 		return malformed("catalog row")
 	}
@@ -194,6 +197,9 @@ func (r *catalogReading) row(b []byte) error {
 			return malformed("catalog row")
 		}
 		rel.columns[int16(attr)] = v[2]
+		if v[3] != "" {
+			rel.generated = append(rel.generated, v[2])
+		}
 		if c.matches(rel, v[2]) {
 			rel.masked[int16(attr)] = true
 			c.masked = append(c.masked, rel.column(v[2]))

@@ -148,6 +148,7 @@ func (c *codec) Allowed(out *messages.Out, x engine.Exchange) {
 		c.shrink()
 		return
 	case 'Q', 'F':
+		e.probe = c.ask(out, stmt, true)
 		c.remember(stmt)
 		c.ran++
 	}

@@ -219,7 +219,7 @@ func checkRow(b []byte, columns int) error {
 }
 
 // copyFormat is the overall format of CopyInResponse and CopyOutResponse.
-func copyFormat(msg []byte) (binary bool, err error) {
+func copyFormat(msg []byte) (columns int, binary bool, err error) {
 	r := body(msg)
 	format := r.byte()
 	n := r.count(2)
@@ -227,9 +227,9 @@ func copyFormat(msg []byte) (binary bool, err error) {
 		r.int16()
 	}
 	if !r.done() || format > 1 {
-		return false, malformed("CopyResponse")
+		return 0, false, malformed("CopyResponse")
 	}
-	return format == 1, nil
+	return n, format == 1, nil
 }
 
 // notice is an ErrorResponse or NoticeResponse: fields by their letter.

@@ -85,7 +85,7 @@ func TestCatalogFollowsViews(t *testing.T) {
 	rows(row("public"))
 	rows(row("20001", "public", "customers", "r"), row("20002", "public", "v1", "v"), row("20003", "public", "v2", "v"), row("20004", "public", "v3", "v"))
 	rows()
-	rows(row("20001", "1", "id"), row("20001", "2", "email"))
+	rows(row("20001", "1", "id", ""), row("20001", "2", "email", ""))
 	rows(row("20003", "20002", "1"), row("20002", "20001", "2"), row("20004", "20001", "1"))
 	c, err := r.finish()
 	if err != nil {
@@ -100,7 +100,7 @@ func TestCatalogFollowsViews(t *testing.T) {
 
 func TestCatalogRowsThatAreMalformed(t *testing.T) {
 	for result, rows := range [][][]byte{
-		{row("a", "b")}, {row("x", "public", "t", "r"), row("1")}, {row("20001")}, {row("20001", "x", "id")}, {row("20001", "1", "x")}, {row("20001", "x")},
+		{row("a", "b")}, {row("x", "public", "t", "r"), row("1")}, {row("20001")}, {row("20001", "x", "id", "")}, {row("20001", "1", "x")}, {row("20001", "x")},
 	} {
 		for _, m := range append(rows, msg('D', "\xff\xff"), msg('D', "")) {
 			r := newReading([]string{"*"}, 1)

@@ -33,6 +33,9 @@ func (*grammar) Classify(_ context.Context, text string) (*sql.Statement, error)
 			return nil, err
 		}
 	}
+	if len(s.Kinds) != 1 {
+		s.Copied = nil
+	}
 	if len(s.Effects) == 0 {
 		s.Effects = []engine.Effect{{Verb: sql.Session, Object: "empty"}}
 	}
@@ -109,10 +112,27 @@ func classify(s *sql.Statement, part string) error {
 		} else {
 			add(sql.Select, table)
 			add(sql.CopyOut, table)
+			s.Copied = copiedOf(part, table)
 		}
 	default:
 		return &sql.ErrSyntax{Message: "syntax error at or near \"" + kind + "\"", Position: 1}
 	}
 	s.Kinds = append(s.Kinds, kind)
 	return nil
+}
+
+// copiedOf is the form of a COPY … TO STDOUT.
+func copiedOf(part, table string) *sql.Copied {
+	t, columns := sql.Table{Name: table}, columnName.FindAllString(part, -1)
+	o := &sql.Copied{
+		Query: sql.SelectColumns(t, columns), Null: `\N`, Delimiter: '\t',
+		CSV: strings.Contains(part, "csv"), Header: strings.Contains(part, "header"), Quote: '"', Escape: '"',
+	}
+	if o.CSV {
+		o.Delimiter, o.Null = ',', ""
+	}
+	if len(columns) == 0 {
+		o.Table = t
+	}
+	return o
 }

@@ -17,15 +17,17 @@ type entry struct {
 	statement *statement // of Parse and Describe
 	portal    *portal    // of Bind, Describe and Execute
 	catalog   *catalogReading
+	probe     *probe // of COPY … TO STDOUT, and of the question for its columns
 	started   time.Time
 
 	result result // of the result set that is running
 	failed bool
-	copies bool // CopyOutResponse came, and CopyDone did not
 	stale  bool // of a portal that may have become another since its Bind
 	rows   int64
 	bytes  int64
 	tag    string
+
+	copying *copyRows // from CopyOutResponse to CopyDone
 }
 
 func (e *entry) end(s engine.Status) {

@@ -175,9 +175,11 @@ func (c *codec) forwardExecute(out *messages.Out, p *portal, msg []byte) {
 		c.queue.push(entry{kind: 'D', portal: p, swallow: true, stale: stale})
 	}
 	p.used = true
+	r := c.known(p.statement.sql)
+	asked := c.ask(out, r, false)
 	c.queue.push(entry{
 		kind: 'E', exchange: p.exchange, portal: p, started: c.now(),
-		resolved: c.known(p.statement.sql), stale: stale,
+		resolved: r, stale: stale, probe: asked,
 	})
 	p.exchange = nil
 	c.ran++

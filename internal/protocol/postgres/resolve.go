@@ -104,13 +104,7 @@ func (c *codec) known(s *sql.Statement) *resolved {
 			r.copies = copyFrom
 		}
 	}
-	if r.copies == copyFrom && len(r.derived) > 0 {
-		r.refused = &engine.Denial{
-			Code:   engine.ByPolicy,
-			Reason: "COPY of masked columns is refused",
-			Help:   "use SELECT, whose results are masked, or leave the masked columns out",
-		}
-	}
+	r.refused = foreignEncoding(q.Copied)
 	if len(c.resolved) >= maxResolved {
 		clear(c.resolved)
 	}

@@ -236,6 +236,9 @@ func (c *codec) ready(out *messages.Out, head *entry, msg []byte) error {
 	e.end(engine.OK)
 	c.tx = status
 	c.copyIn = false
+	if e.swallow && e.catalog == nil {
+		return nil
+	}
 	if e.catalog != nil {
 		c.catalogRead(e.catalog)
 		out.Down = append(out.Down, msg...) // for the one that waited: a failed reading fails the transaction
@@ -283,11 +286,7 @@ func (c *codec) errorResponse(out *messages.Out, head *entry, msg []byte) error 
 	}
 	head.failed = true
 	head.tag = "SQLSTATE " + n.field('C')
-	if head.denial != nil {
-		out.Down = appendDenial(out.Down, head.denial, c.session)
-	} else {
-		out.Down = c.maskNotice(n, head).append(out.Down, 'E')
-	}
+	c.tell(out, head, n)
 	head.result = result{}
 	c.copyIn = false
 	if head.kind == 'Q' || head.kind == 'F' || head.kind == 'S' {
@@ -305,6 +304,24 @@ func (c *codec) errorResponse(out *messages.Out, head *entry, msg []byte) error 
 		c.skipping = true // no Sync is on its way yet: what comes before it is discarded upstream
 	}
 	return nil
+}
+
+// tell puts an error in the client's words.
+func (c *codec) tell(out *messages.Out, head *entry, n notice) {
+	const inFailedTransaction = "25P02"
+	p := head.probe
+	if p != nil && head.swallow { // it points into another text
+		n = slices.DeleteFunc(n, func(f noticeField) bool { return f.kind == 'P' })
+	}
+	switch {
+	case head.denial != nil:
+		out.Down = appendDenial(out.Down, head.denial, c.session)
+	case head.swallow && p.unanswered(c.maskNotice(n, head).append(nil, 'E')):
+	case !head.swallow && p != nil && p.failed != nil && n.field('C') == inFailedTransaction:
+		out.Down = append(out.Down, p.failed...)
+	default:
+		out.Down = c.maskNotice(n, head).append(out.Down, 'E')
+	}
 }
 
 // unnameDiscarded takes the names back that Parse messages up to Sync gave.
@@ -372,19 +389,14 @@ func (c *codec) copyBegins(out *messages.Out, head *entry, msg []byte) error {
 	if !asked || head.denial != nil {
 		return protocolError(msg[0], "that nobody asked for")
 	}
-	binaryFormat, err := copyFormat(msg)
+	columns, binaryFormat, err := copyFormat(msg)
 	if err != nil {
 		return err
 	}
-	if msg[0] == 'H' && binaryFormat {
-		return &engine.Denial{
-			Code:   engine.ByPolicy,
-			Reason: "COPY … TO STDOUT in binary format cannot be masked",
-			Help:   "use the text or csv format",
+	if msg[0] == 'H' {
+		if err := c.copyOutBegins(head, columns, binaryFormat); err != nil {
+			return err
 		}
-	}
-	if msg[0] == 'H' && head.resolved.copies != copyFrom {
-		return protocolError('H', "though the statement copies nothing out")
 	}
 	if msg[0] == 'G' {
 		if head.resolved.copies != copyInto {
@@ -395,31 +407,7 @@ func (c *codec) copyBegins(out *messages.Out, head *entry, msg []byte) error {
 			c.queue.dropBehind('S')
 		}
 	}
-	head.copies = msg[0] == 'H'
 	out.Down = append(out.Down, msg...)
-	return nil
-}
-
-func (c *codec) copyDone(out *messages.Out, head *entry, msg []byte) error {
-	if head == nil || !head.copies || len(msg) != headerBytes {
-		return protocolError('c', "that nobody asked for")
-	}
-	head.copies = false
-	out.Down = append(out.Down, msg...)
-	return nil
-}
-
-// copyOut is one row of COPY TO STDOUT. Whether its columns may be copied at
-// all was decided with the statement; its text goes through the detectors.
-func (c *codec) copyOut(out *messages.Out, head *entry, msg []byte) error {
-	if head == nil || head.exchange == nil || !head.copies {
-		return protocolError('d', "that nobody asked for")
-	}
-	masked := head.exchange.Text(msg[headerBytes:])
-	head.bytes += int64(len(masked))
-	head.rows++
-	head.exchange.Data(engine.Downward, masked)
-	out.Down = appendMessage(out.Down, 'd', masked)
 	return nil
 }
 

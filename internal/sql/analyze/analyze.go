@@ -57,7 +57,12 @@ func Analyze(text string) (*sql.Statement, error) {
 		}
 		return nil, fmt.Errorf("parse tree: %w", err)
 	}
-	return analyze(tree.Stmts)
+	s, err := analyze(tree.Stmts)
+	if err == nil && len(tree.Stmts) == 1 {
+		s.Copied = copyOut(text, tree.Stmts[0].GetStmt().GetCopyStmt())
+		s.ByLiterals = s.ByLiterals || s.Copied != nil
+	}
+	return s, err
 }
 
 func analyze(stmts []*pg.RawStmt) (s *sql.Statement, err error) {

@@ -289,9 +289,7 @@ func (t *tracer) statement(m proto.Message, e *env) []output {
 	case *pg.ExplainStmt:
 		t.statement(inner(m.Query), e)
 	case *pg.CopyStmt:
-		if m.Query != nil {
-			return t.statement(inner(m.Query), e)
-		}
+		return t.copy(m, e)
 	case *pg.CreateTableAsStmt:
 		t.derive(all(t.statement(inner(m.Query), e)))
 	case *pg.ViewStmt:
