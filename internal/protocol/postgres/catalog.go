@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/postern/postern/internal/engine"
@@ -43,13 +42,22 @@ type relation struct {
 	oid     uint32
 	schema  string
 	name    string
-	columns map[int16]string // those with a name that a pattern masks; all of them in a hidden relation
+	columns map[int16]string
 	masked  map[int16]bool
-	heirs   map[int16]*relation // by a masked column of a parent or partitioned table: whose it is
-	hidden  bool                // a view over masked columns: every column of it may be one
+	derived map[int16]bool // of a view: columns that are computed from masked ones
+	sources map[int16]source
+	hidden  bool // a view over masked columns that was not followed: every column of it may be one
+	view    bool
 	keys    [][]string
 
 	generated []string // columns that are computed from others
+}
+
+// source is the column that a mask names, of one that has its values: a child's,
+// a partition's or a view's.
+type source struct {
+	of     *relation
+	column string
 }
 
 func (r *relation) String() string { return sql.Object(r.schema, r.name) }
@@ -76,7 +84,7 @@ func (c *catalog) maskedRelation(schema, table string) bool {
 		return len(c.patterns) > 0
 	}
 	r, ok := c.byName[sql.Object(schema, table)]
-	return ok && (r.hidden || len(r.masked) > 0)
+	return ok && r.masks()
 }
 
 // schemaOf finds an unqualified table by the search path.
@@ -121,7 +129,7 @@ func catalogQuery(patterns []string) string {
 	const columns = `SELECT a.attrelid, a.attnum, a.attname,
  CASE WHEN a.atthasdef THEN pg_catalog.to_jsonb(a) OPERATOR(pg_catalog.->>) 'attgenerated'::pg_catalog.text END FROM pg_catalog.pg_attribute a
  WHERE a.attrelid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped`
-	const views = `SELECT DISTINCT r.ev_class, d.refobjid, d.refobjsubid FROM pg_catalog.pg_depend d
+	const views = `SELECT DISTINCT r.ev_class, d.refobjid FROM pg_catalog.pg_depend d
  JOIN pg_catalog.pg_rewrite r ON r.oid OPERATOR(pg_catalog.=) d.objid
  WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
  AND d.refobjid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid`
@@ -141,8 +149,10 @@ type catalogReading struct {
 	rows   int
 	err    string
 
-	dependencies [][3]uint32
+	dependencies [][2]uint32 // view and relation
 	heirs        [][2]uint32 // child and parent
+	views        map[*relation][]viewColumn
+	asked        bool // for the definitions of views
 }
 
 func newReading(patterns []string, generation int) *catalogReading {
@@ -165,7 +175,10 @@ func (r *catalogReading) row(b []byte) error {
 	if err := rowValues(b, func(_ int, value []byte) { v = append(v, string(value)) }); err != nil {
 		return err
 	}
-	want := []int{1, 4, 2, 4, 3, 2}
+	if r.asked {
+		return r.definition(v)
+	}
+	want := []int{1, 4, 2, 4, 2, 2}
 	if r.result >= len(want) || len(v) != want[r.result] {
 		return malformed("catalog row")
 	}
@@ -180,7 +193,7 @@ func (r *catalogReading) row(b []byte) error {
 	}
 	oid := uint32(oid64)
 	if r.result == 1 {
-		rel := &relation{oid: oid, schema: v[1], name: v[2], columns: map[int16]string{}, masked: map[int16]bool{}}
+		rel := &relation{oid: oid, schema: v[1], name: v[2], columns: map[int16]string{}, masked: map[int16]bool{}, view: v[3] == "v" || v[3] == "m"}
 		c.relations[oid], c.byName[rel.String()] = rel, rel
 		return nil
 	}
@@ -204,19 +217,17 @@ func (r *catalogReading) row(b []byte) error {
 			rel.masked[int16(attr)] = true
 			c.masked = append(c.masked, rel.column(v[2]))
 		}
-	case 4:
-		ref, err1 := strconv.ParseUint(v[1], 10, 32)
-		attr, err2 := strconv.ParseUint(v[2], 10, 32)
-		if err1 != nil || err2 != nil {
-			return malformed("catalog row")
-		}
-		r.dependencies = append(r.dependencies, [3]uint32{oid, uint32(ref), uint32(attr)})
-	case 5:
-		parent, err := strconv.ParseUint(v[1], 10, 32)
+	default:
+		other, err := strconv.ParseUint(v[1], 10, 32)
 		if err != nil {
 			return malformed("catalog row")
 		}
-		r.heirs = append(r.heirs, [2]uint32{oid, uint32(parent)})
+		pair := [2]uint32{oid, uint32(other)}
+		if r.result == 4 {
+			r.dependencies = append(r.dependencies, pair)
+		} else {
+			r.heirs = append(r.heirs, pair)
+		}
 	}
 	return nil
 }
@@ -232,29 +243,24 @@ func (c *catalog) matches(r *relation, column string) bool {
 	return false
 }
 
-// finish follows views to the masked columns they are made of, through views of
-// views, until nothing changes.
-func (r *catalogReading) finish() (*catalog, error) {
+// finish returns the catalog, and the query for what is still missing in it: the
+// definitions of views over masked columns. Once those have been read too, or
+// where there are none, it is empty.
+func (r *catalogReading) finish() (c *catalog, more string, err error) {
 	if r.err != "" {
-		return nil, fmt.Errorf("read the upstream's catalog: %s", r.err)
+		return nil, "", fmt.Errorf("read the upstream's catalog: %s", r.err)
 	}
-	for r.inherit() {
-	}
-	for changed := true; changed; {
-		changed = false
-		for _, d := range r.dependencies {
-			view, of := r.into.relations[d[0]], r.into.relations[d[1]]
-			if view == nil || of == nil || view.hidden || view == of {
-				continue
-			}
-			whole := d[2] == 0 && len(of.masked) > 0
-			if of.hidden || whole || of.masked[int16(d[2])] {
-				view.hidden, changed = true, true
-			}
+	if !r.asked {
+		for r.inherit() {
+		}
+		if more = r.hide(); more != "" {
+			r.asked, r.views = true, map[*relation][]viewColumn{}
+			return nil, more, nil
 		}
 	}
+	r.follow()
 	slices.Sort(r.into.masked)
-	return r.into, nil
+	return r.into, "", nil
 }
 
 // inherit masks in tables that inherit, partitions among them, what is masked in
@@ -267,40 +273,48 @@ func (r *catalogReading) inherit() (changed bool) {
 			continue
 		}
 		for attr, name := range child.columns {
-			if child.masked[attr] || !parent.masks(name) {
-				continue
+			from := parent.attribute(name)
+			if !child.masked[attr] && parent.masked[from] {
+				r.mask(child, attr, parent.source(from))
+				changed = true
 			}
-			if child.heirs == nil {
-				child.heirs = map[int16]*relation{}
-			}
-			child.masked[attr], child.heirs[attr] = true, parent.owner(name)
-			r.into.masked = append(r.into.masked, child.column(name))
-			changed = true
 		}
 	}
 	return changed
 }
 
-// masks says whether the column of this name is masked.
-func (r *relation) masks(name string) bool {
-	for attr := range r.masked {
-		if r.columns[attr] == name {
-			return true
-		}
+// mask takes a column as one that has the values of a masked one.
+func (r *catalogReading) mask(of *relation, attr int16, from source) {
+	if of.sources == nil {
+		of.sources = map[int16]source{}
 	}
-	return false
+	of.masked[attr], of.sources[attr] = true, from
+	r.into.masked = append(r.into.masked, of.column(of.columns[attr]))
 }
 
-// owner is the relation whose column of this name a pattern masks: r, or the one
-// that it inherits it from.
-func (r *relation) owner(name string) *relation {
-	for attr, parent := range r.heirs {
-		if r.columns[attr] == name {
-			return parent
+// attribute returns the number of a column, 0 when there is none of that name.
+func (r *relation) attribute(name string) int16 {
+	for attr, n := range r.columns {
+		if n == name {
+			return attr
 		}
 	}
-	return r
+	return 0
 }
+
+// source is the column that a pattern names: r's own, or where it comes from.
+func (r *relation) source(attr int16) source {
+	if s, ok := r.sources[attr]; ok {
+		return s
+	}
+	return source{r, r.columns[attr]}
+}
+
+// masks says whether something of r is masked.
+func (r *relation) masks() bool { return r.hidden || len(r.masked)+len(r.derived) > 0 }
+
+// hides says whether a column is masked, or may be.
+func (r *relation) hides(attr int16) bool { return r.hidden || r.masked[attr] || r.derived[attr] }
 
 // arrayElements takes the text form of an array of names apart.
 func arrayElements(s string) []string {
@@ -337,50 +351,19 @@ func (c *codec) readCatalog(out *messages.Out) {
 
 // catalogRead takes the answer in use. Should it have failed, for which a short
 // statement_timeout is enough, everything is unknown, and so masked, until the
-// next reading.
-func (c *codec) catalogRead(r *catalogReading) {
-	fresh, err := r.finish()
+// next reading. It reports whether that was all.
+func (c *codec) catalogRead(out *messages.Out, r *catalogReading) bool {
+	fresh, more, err := r.finish()
+	if more != "" {
+		out.Up = appendQuery(out.Up, more)
+		c.queue.push(entry{kind: 'Q', swallow: true, catalog: r})
+		return false
+	}
 	if err != nil {
 		fresh = newReading(c.catalog.patterns, c.catalog.generation+1).into.outdated()
 		c.refresh = true
 	}
 	c.catalog = fresh
 	clear(c.resolved)
-}
-
-// catalogCache shares readings between the sessions of one credential.
-type catalogCache struct {
-	mu       sync.Mutex
-	readings map[string]cachedCatalog
-}
-
-type cachedCatalog struct {
-	catalog *catalog
-	read    time.Time
-}
-
-func newCatalogCache() *catalogCache { return &catalogCache{readings: map[string]cachedCatalog{}} }
-
-func (c *catalogCache) load(key string, now time.Time) *catalog {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if r, ok := c.readings[key]; ok && now.Sub(r.read) < catalogAge {
-		return r.catalog
-	}
-	return nil
-}
-
-func (c *catalogCache) store(key string, cat *catalog, now time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.readings) >= maxCatalogs {
-		clear(c.readings)
-	}
-	c.readings[key] = cachedCatalog{cat, now}
-}
-
-func (c *catalogCache) forget(key string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.readings, key)
+	return true
 }

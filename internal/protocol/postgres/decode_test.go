@@ -71,33 +71,6 @@ func TestScrubberTakesTheLongestFirst(t *testing.T) {
 	}
 }
 
-// Views of views lead to the masked columns; a table that is not one does not.
-func TestCatalogFollowsViews(t *testing.T) {
-	r := newReading([]string{"customers.email"}, 1)
-	rows := func(rows ...[]byte) {
-		for _, m := range rows {
-			if err := r.row(m[headerBytes:]); err != nil {
-				t.Fatal(err)
-			}
-		}
-		r.endResult()
-	}
-	rows(row("public"))
-	rows(row("20001", "public", "customers", "r"), row("20002", "public", "v1", "v"), row("20003", "public", "v2", "v"), row("20004", "public", "v3", "v"))
-	rows()
-	rows(row("20001", "1", "id", ""), row("20001", "2", "email", ""))
-	rows(row("20003", "20002", "1"), row("20002", "20001", "2"), row("20004", "20001", "1"))
-	c, err := r.finish()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for oid, hidden := range map[uint32]bool{20001: false, 20002: true, 20003: true, 20004: false} {
-		if c.relations[oid].hidden != hidden {
-			t.Errorf("%s: hidden %t", c.relations[oid], !hidden)
-		}
-	}
-}
-
 func TestCatalogRowsThatAreMalformed(t *testing.T) {
 	for result, rows := range [][][]byte{
 		{row("a", "b")}, {row("x", "public", "t", "r"), row("1")}, {row("20001")}, {row("20001", "x", "id", "")}, {row("20001", "1", "x")}, {row("20001", "x")},

@@ -274,7 +274,7 @@ func bare(decide func(context.Context, *engine.Request) error, masked ...string)
 		}
 		b = b[n:]
 	}
-	cat, err := reading.finish()
+	cat, _, err := reading.finish()
 	if err != nil {
 		panic(err)
 	}
@@ -285,8 +285,8 @@ func bare(decide func(context.Context, *engine.Request) error, masked ...string)
 	}, gate
 }
 
-// ask hands a client's message to c and decides it, as the relay does.
-func ask(c *codec, gate *wiretest.Gate, out *messages.Out, m []byte) (end bool, err error) {
+// asked hands a client's message to c and decides it, as the relay does.
+func asked(c *codec, gate *wiretest.Gate, out *messages.Out, m []byte) (end bool, err error) {
 	step, err := c.Request(out, m)
 	if err != nil {
 		return true, err

@@ -45,7 +45,7 @@ func FuzzRequests(f *testing.F) {
 				return nil
 			})
 			sent := relayed(c, client, upstream, func(out *messages.Out, m []byte) bool {
-				end, err := ask(c, gate, out, m)
+				end, err := asked(c, gate, out, m)
 				return end || err != nil
 			})
 			checkSent(t, sent, client, allowed)
@@ -168,7 +168,7 @@ func FuzzResponses(f *testing.F) {
 		c, gate := bare(nil, "*")
 		var out messages.Out
 		for _, m := range readers[int(reader)%len(readers)] {
-			if _, err := ask(c, gate, &out, bytes.Clone(m)); err != nil {
+			if _, err := asked(c, gate, &out, bytes.Clone(m)); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -25,14 +25,14 @@ func (c *catalog) origin(table uint32, attr int16) (f engine.Field) {
 	column, known := r.columns[attr]
 	switch {
 	case attr < 0: // a system column
-	case r.hidden, attr == 0 && len(r.masked) > 0: // a view, or the whole row (SELECT t FROM t)
+	case r.hidden, r.derived[attr], attr == 0 && r.masks(): // of a view, or the whole row (SELECT t FROM t)
 		f.Derived = c.masked
 	case attr > 0 && !known: // it has appeared since
 		f.Derived = append(slices.Clip(c.masked), "unknown column")
 	default:
 		f.Column = column
-		if parent := r.heirs[attr]; parent != nil {
-			f.Schema, f.Table = parent.schema, parent.name
+		if from, ok := r.sources[attr]; ok {
+			f.Schema, f.Table, f.Column = from.of.schema, from.of.name, from.column
 		}
 	}
 	return f
@@ -51,10 +51,10 @@ func (c *catalog) derivedFrom(s *sql.Statement) []string {
 		case ok && r == nil: // the server's own
 		case !ok, r.hidden:
 			return c.masked
-		case len(r.masked) > 0:
+		case r.masks():
 			touches = true
-			for attr := range r.masked {
-				names[r.columns[attr]] = true
+			for attr, name := range r.columns {
+				names[name] = names[name] || r.hides(attr)
 			}
 		}
 	}
@@ -196,7 +196,7 @@ func (c *catalog) maskedOf(column sql.Column, known map[string]bool) []string {
 			if name != column.Name {
 				continue
 			}
-			if r.masked[attr] || r.hidden {
+			if r.hides(attr) {
 				return []string{r.column(name)}
 			}
 			return nil
@@ -213,7 +213,7 @@ func (c *catalog) maskedOf(column sql.Column, known map[string]bool) []string {
 	}
 	var all []string
 	for attr, name := range r.columns {
-		if r.masked[attr] || r.hidden {
+		if r.hides(attr) {
 			all = append(all, r.column(name))
 		}
 	}

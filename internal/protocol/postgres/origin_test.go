@@ -29,7 +29,7 @@ func reading(t *testing.T, patterns ...string) *catalog {
 		}
 		b = b[n:]
 	}
-	c, err := r.finish()
+	c, _, err := r.finish()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -240,8 +240,9 @@ func (c *codec) ready(out *messages.Out, head *entry, msg []byte) error {
 		return nil
 	}
 	if e.catalog != nil {
-		c.catalogRead(e.catalog)
-		out.Down = append(out.Down, msg...) // for the one that waited: a failed reading fails the transaction
+		if c.catalogRead(out, e.catalog) {
+			out.Down = append(out.Down, msg...) // for the one that waited: a failed reading fails the transaction
+		}
 		return nil
 	}
 	if status == 'I' {

@@ -165,7 +165,13 @@ func (l *login) readCatalog(patterns []string, within time.Duration) (*catalog, 
 				err = meaning(string(name), string(value))
 			}
 		case 'Z':
-			return reading.finish()
+			cat, more, err := reading.finish()
+			if more == "" {
+				return cat, err
+			}
+			if _, err := l.conn.Write(appendQuery(nil, more)); err != nil {
+				return nil, fmt.Errorf("read the upstream's catalog: %w", err)
+			}
 		case 'T', 'N':
 		default:
 			err = protocolError(msg[0], "while the catalog was read")

@@ -25,7 +25,7 @@ const (
 
 	oidCustomers = 20001 // id, email
 	oidOrders    = 20002 // id, total
-	oidView      = 20003 // over customers
+	oidView      = 20003 // over customers, by a rule that is not followed
 	oidPartition = 20004 // of customers: email, id
 )
 
@@ -156,7 +156,7 @@ func catalogAnswer(patterns []string, status byte) []byte {
 	result(row("pg_catalog"), row("public"))
 	result(
 		row(id(oidCustomers), "public", "customers", "r"), row(id(oidOrders), "public", "orders", "r"),
-		row(id(oidView), "public", "mailing", "v"), row(id(oidPartition), "public", "customers_old", "r"),
+		row(id(oidView), "public", "mailing", "r"), row(id(oidPartition), "public", "customers_old", "r"),
 	)
 	result(row(id(oidCustomers), "{id}"), row(id(oidOrders), "{id}"))
 	if len(patterns) > 0 {
@@ -165,7 +165,7 @@ func catalogAnswer(patterns []string, status byte) []byte {
 			row(id(oidOrders), "1", "id", ""), row(id(oidOrders), "2", "total", ""), row(id(oidView), "1", "address", ""),
 			row(id(oidPartition), "1", "email", ""), row(id(oidPartition), "2", "id", ""),
 		)
-		result(row(id(oidView), id(oidCustomers), "2"))
+		result(row(id(oidView), id(oidCustomers)))
 		result(row(id(oidPartition), id(oidCustomers)))
 	}
 	return append(b, ready(status)...)
