@@ -64,7 +64,7 @@ func root(out *os.File) *cobra.Command {
 	cmd.AddCommand(
 		c.runCommand(),
 		c.statusCommand(), c.doctorCommand(), c.verifyCommand(), c.breakGlassCommand(),
-		c.approvalsCommand(), c.decideCommand("approve"), c.decideCommand("deny"),
+		c.approvalsCommand(), c.budgetsCommand(), c.decideCommand("approve"), c.decideCommand("deny"),
 		c.sessionsCommand(), c.replayCommand(), c.auditCommand(),
 		c.checkCommand(), c.reloadCommand(), c.secretCommand(), c.placeholderCommand(),
 	)

@@ -52,6 +52,7 @@ func (d *daemon) answers(root string) control.Options {
 			}
 			return out
 		},
+		Budgets: d.shownBudgets,
 		Watch: func(ctx context.Context, f func(pkgcontrol.Approval) error) error {
 			for a := range d.approvals.Watch(ctx) {
 				if err := f(shown(a)); err != nil {
@@ -276,6 +277,7 @@ func (d *daemon) metricSources(statements *sql.Classifier) metrics.Sources {
 			s := statements.Stats()
 			return map[string]uint64{"cached": s.Hits, "parsed": s.Misses, "killed": s.Killed, "died": s.Died, "refused": s.Refused}
 		},
+		Budgets:  d.budgetUse,
 		Attached: d.attached.hooks,
 		Glass:    d.attached.glass,
 	}

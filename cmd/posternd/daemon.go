@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/postern/postern/internal/approval"
+	"github.com/postern/postern/internal/budget"
 	"github.com/postern/postern/internal/ca"
 	"github.com/postern/postern/internal/config"
 	"github.com/postern/postern/internal/control"
@@ -43,6 +44,9 @@ const (
 	// gcPercent is half of Go's default. Most of what lives belongs to sessions on
 	// which nothing happens, and little is allocated for one on which much does.
 	gcPercent = 50
+	// budgetsFile is where, in the state directory, it is kept what agents have
+	// used of their budgets.
+	budgetsFile = "budgets.json"
 )
 
 // daemon is everything that runs.
@@ -57,6 +61,7 @@ type daemon struct {
 	approvals *approval.Store
 	secrets   *source.Set
 	kernel    *redirect.Kernel
+	ledger    *budget.Ledger
 	gateway   *gateway.Gateway
 	loop      *messages.Loop
 	doors     *doors
@@ -119,8 +124,11 @@ func serve(ctx context.Context, path string, hup <-chan os.Signal) (err error) {
 		return err
 	}
 	d.approvals = approval.New(approval.Options{OnChange: d.approvalChanged})
+	if d.ledger, err = openBudgets(filepath.Join(cfg.StateDir, budgetsFile)); err != nil {
+		return err
+	}
 	d.gateway = gateway.New(gateway.Options{
-		Log: log, Store: d.store, Approvals: d.approvals, Metrics: gatewayMetrics, Now: time.Now,
+		Log: log, Store: d.store, Approvals: d.approvals, Metrics: gatewayMetrics, Now: time.Now, Ledger: d.ledger,
 	}, setup)
 	if d.kernel, err = openKernel(ctx, d.guard); err != nil {
 		return err
@@ -170,6 +178,9 @@ func (d *daemon) run(ctx context.Context, cfg *config.Config, registry *promethe
 	behind.Go(func() { failed(d.loop.Run(background)) })
 	behind.Go(func() { d.gateway.Reap(background) })
 	behind.Go(func() { d.names.memory.Run(background) })
+	behind.Go(func() {
+		d.ledger.Run(background, filepath.Join(cfg.StateDir, budgetsFile), func(err error) { d.log.Error("save the budgets", "error", err) })
+	})
 	before.Go(func() { failed(control.New(d.answers(filepath.Join(mount, cfg.Root))).Serve(front, controlListener)) })
 	if metricsListener != nil {
 		before.Go(func() { failed(metrics.Serve(front, metricsListener, registry, d.log)) })

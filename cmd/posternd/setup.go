@@ -245,7 +245,7 @@ func (b *builder) setup(cfg *config.Config, set *policy.Set, before *dns.Table) 
 		s.Agents[a.Name] = &gateway.Agent{
 			Name: a.Name, Policy: p, PolicyName: a.Policy,
 			Observe: a.Mode == "observe", Until: a.Until,
-			MaskKey: derived(b.maskKey, "agent "+a.Name), Masks: masks(p, s.Targets),
+			MaskKey: derived(b.maskKey, "agent "+a.Name), Masks: masks(p, s.Targets), Budgets: budgets(cfg, a.Policy),
 		}
 	}
 	return s, nil

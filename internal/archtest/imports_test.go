@@ -30,6 +30,7 @@ var rules = []rule{
 	{"internal/dns", ""},
 	{"internal/dial", ""},
 	{"internal/store", ""},
+	{"internal/budget", ""},
 	{"internal/engine", "internal/secret internal/wire"},
 	{"internal/wiretest", "internal/engine internal/secret internal/wire"},
 	{"internal/policy", "internal/engine"},
@@ -51,7 +52,7 @@ var rules = []rule{
 	{"internal/bypass/installed", "internal/bypass internal/bypass/outside internal/config internal/guard internal/identity internal/redirect"},
 	{"internal/bypass/*", ""},
 	// gateway.Serve is where a connection meets everything that decides on it.
-	{"internal/gateway", "internal/approval internal/dial internal/dns internal/engine internal/mask internal/policy internal/record internal/secret internal/wire pkg/recording"},
+	{"internal/gateway", "internal/approval internal/budget internal/dial internal/dns internal/engine internal/mask internal/policy internal/record internal/secret internal/wire pkg/recording"},
 	{"cmd/postern-sqlparse", "internal/sql internal/sql/analyze internal/version"},
 	// Root and small: what it links is what there is to audit.
 	{"cmd/postern-guard", "internal/config internal/guard internal/identity internal/redirect internal/version"},

@@ -184,6 +184,42 @@ type Policy struct {
 	Name  string `yaml:"name"`
 	Rules []Rule `yaml:"rules,omitempty"`
 	Masks []Mask `yaml:"masks,omitempty"`
+
+	Budgets []Budget `yaml:"budgets,omitempty"`
+}
+
+// Budget is what each agent of a policy may take within a window. Of its four
+// amounts those that are zero are not limited.
+type Budget struct {
+	Pos        Pos           `yaml:"-"`
+	Name       string        `yaml:"name"`
+	Target     string        `yaml:"target"` // "*": all of them together
+	Per        time.Duration `yaml:"per"`
+	Statements int           `yaml:"statements,omitempty"`
+	Rows       int           `yaml:"rows,omitempty"`
+	Bytes      Size          `yaml:"bytes,omitempty"`
+	Writes     int           `yaml:"writes,omitempty"`
+	Ask        *BudgetAsk    `yaml:"ask,omitempty"`
+}
+
+// BudgetAsk is who decides requests when much of a budget is used.
+type BudgetAsk struct {
+	At  int // percent
+	Ask Ask
+}
+
+// MarshalYAML writes the words of the file.
+func (a BudgetAsk) MarshalYAML() (any, error) {
+	return struct {
+		At        string        `yaml:"at"`
+		Approvers []string      `yaml:"approvers"`
+		Within    time.Duration `yaml:"within"`
+		Reason    string        `yaml:"reason"`
+		Self      string        `yaml:"self"`
+	}{
+		fmt.Sprintf("%d%%", a.At), a.Ask.Approvers, a.Ask.Within,
+		pick(a.Ask.ReasonRequired, "required", "optional"), pick(a.Ask.SelfAllowed, "allow", "deny"),
+	}, nil
 }
 
 // Rule decides the effects that it matches. Exactly one of Allow, Deny and Ask

@@ -173,6 +173,11 @@ func (d *decoder) references(c *Config) {
 		for j := range p.Masks {
 			known(p.Masks[j].Pos, p.Masks[j].Target)
 		}
+		budgets := map[string]Pos{}
+		for j := range p.Budgets {
+			d.once(budgets, "budget", p.Budgets[j].Name, p.Budgets[j].Pos)
+			known(p.Budgets[j].Pos, p.Budgets[j].Target)
+		}
 	}
 	d.cgroups(c)
 	d.addresses(c)

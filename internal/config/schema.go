@@ -2,6 +2,8 @@ package config
 
 import (
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -248,6 +250,9 @@ func (d *decoder) policy(n *yaml.Node) Policy {
 		"name":  d.str(&p.Name, "name", isName),
 		"rules": func(n *yaml.Node) { d.list(n, "rules", func(e *yaml.Node) { p.Rules = append(p.Rules, d.rule(e)) }) },
 		"masks": func(n *yaml.Node) { d.list(n, "masks", func(e *yaml.Node) { p.Masks = append(p.Masks, d.mask(e)) }) },
+		"budgets": func(n *yaml.Node) {
+			d.list(n, "budgets", func(e *yaml.Node) { p.Budgets = append(p.Budgets, d.budget(e)) })
+		},
 	}, "name")
 	return p
 }
@@ -285,13 +290,67 @@ const maxWithin = 24 * time.Hour
 
 func (d *decoder) ask(n *yaml.Node) *Ask {
 	a := &Ask{Within: DefaultWithin}
-	d.mapping(n, "ask", map[string]reader{
+	d.mapping(n, "ask", d.askKeys(a), "approvers")
+	return a
+}
+
+func (d *decoder) askKeys(a *Ask) map[string]reader {
+	return map[string]reader{
 		"approvers": d.strs(&a.Approvers, "approvers", isPerson),
 		"within":    d.duration(&a.Within, "within", time.Second, maxWithin),
 		"reason":    d.flag(&a.ReasonRequired, "reason", "required", "optional"),
 		"self":      d.flag(&a.SelfAllowed, "self", "allow", "deny"),
-	}, "approvers")
-	return a
+	}
+}
+
+const (
+	minPer = time.Minute
+	maxPer = 31 * 24 * time.Hour
+	// maxAmount bounds the amounts of a budget, so that sums of them are numbers.
+	maxAmount = 1 << 40
+)
+
+func (d *decoder) budget(n *yaml.Node) Budget {
+	b := Budget{Pos: d.pos(n), Target: "*"}
+	d.mapping(n, "a budget", map[string]reader{
+		"name":       d.str(&b.Name, "name", isName),
+		"target":     d.str(&b.Target, "target", isTarget),
+		"per":        d.duration(&b.Per, "per", minPer, maxPer),
+		"statements": d.number(&b.Statements, "statements", 1, maxAmount),
+		"rows":       d.number(&b.Rows, "rows", 1, maxAmount),
+		"bytes":      d.size(&b.Bytes, "bytes", 1, 1<<50),
+		"writes":     d.number(&b.Writes, "writes", 1, maxAmount),
+		"ask":        func(n *yaml.Node) { b.Ask = d.budgetAsk(n) },
+	}, "name", "per")
+	if b.Statements == 0 && b.Rows == 0 && b.Bytes == 0 && b.Writes == 0 {
+		d.problem(b.Pos, Error, "add statements:, rows:, bytes: or writes:", "budget %q limits nothing", b.Name)
+	}
+	return b
+}
+
+func (d *decoder) budgetAsk(n *yaml.Node) *BudgetAsk {
+	b := &BudgetAsk{Ask: Ask{Within: DefaultWithin}}
+	readers := d.askKeys(&b.Ask)
+	readers["at"] = d.percent(&b.At, "at")
+	d.mapping(n, "ask", readers, "at", "approvers")
+	return b
+}
+
+// percent reads a share, which is neither nothing nor all.
+func (d *decoder) percent(to *int, what string) reader {
+	return func(n *yaml.Node) {
+		s, ok := d.text(n, what)
+		if !ok {
+			return
+		}
+		share, sign := strings.CutSuffix(s, "%")
+		v, err := strconv.Atoi(share)
+		if !sign || err != nil || v < 1 || v > 99 {
+			d.wrong(n, "write it as 80%, from 1% to 99%", "%s %q is not a share", what, clip(s))
+			return
+		}
+		*to = v
+	}
 }
 
 func (d *decoder) mask(n *yaml.Node) Mask {

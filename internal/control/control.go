@@ -41,6 +41,7 @@ type Options struct {
 	Status    func() control.Status
 	Sessions  func() []control.Session
 	Approvals func() []control.Approval
+	Budgets   func() []control.Budget
 	Watch     func(ctx context.Context, f func(control.Approval) error) error
 	Decide    func(id string, by Peer, approve bool, reason string) (control.Approval, error)
 	Reload    func() (control.Reloaded, error)
@@ -100,6 +101,7 @@ func (s *Server) handler() http.Handler {
 	}
 	root("GET /v1/status", func(w http.ResponseWriter, _ *http.Request, _ Peer) { answer(w, s.Status()) })
 	root("GET /v1/sessions", func(w http.ResponseWriter, _ *http.Request, _ Peer) { answer(w, s.Sessions()) })
+	root("GET /v1/budgets", func(w http.ResponseWriter, _ *http.Request, _ Peer) { answer(w, s.Budgets()) })
 	root("GET /v1/approvals", s.approvals)
 	root("POST /v1/approvals/{id}/approve", func(w http.ResponseWriter, r *http.Request, p Peer) { s.decide(w, r, p, true) })
 	root("POST /v1/approvals/{id}/deny", func(w http.ResponseWriter, r *http.Request, p Peer) { s.decide(w, r, p, false) })

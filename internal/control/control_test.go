@@ -83,6 +83,7 @@ func newDaemon(t *testing.T) *daemon {
 			return d.peer, d.err
 		},
 		Status:    func() control.Status { d.call("status"); return control.Status{Version: "1", Sessions: 3} },
+		Budgets:   func() []control.Budget { d.call("budgets"); return []control.Budget{{Name: "hourly"}} },
 		Sessions:  func() []control.Session { d.call("sessions"); return []control.Session{{ID: "s1"}} },
 		Approvals: func() []control.Approval { d.call("approvals"); return []control.Approval{{ID: "a1"}} },
 		Watch: func(ctx context.Context, f func(control.Approval) error) error {
@@ -115,6 +116,7 @@ func (d *daemon) everything() map[string]error {
 	errs := map[string]error{}
 	_, errs["status"] = c.Status(ctx)
 	_, errs["sessions"] = c.Sessions(ctx)
+	_, errs["budgets"] = c.Budgets(ctx)
 	_, errs["approvals"] = c.Approvals(ctx)
 	errs["watch"] = c.Watch(ctx, func(control.Approval) error { return nil })
 	_, errs["approve"] = c.Approve(ctx, "a1", "r")
@@ -131,7 +133,7 @@ func TestRootIsAnswered(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	want := []string{"status", "sessions", "approvals", "watch", "decide a1 true ada (root) r", "decide a1 false ada (root) r", "reload", "refresh"}
+	want := []string{"status", "sessions", "budgets", "approvals", "watch", "decide a1 true ada (root) r", "decide a1 false ada (root) r", "reload", "refresh"}
 	if got := d.calls(); !slices.Equal(got, want) {
 		t.Errorf("called %q", got)
 	}
@@ -174,7 +176,7 @@ func TestRefusals(t *testing.T) {
 			}
 			d.mu.Lock()
 			defer d.mu.Unlock()
-			if warned := strings.Count(d.log.String(), "an agent asked"); (warned == 8) != c.peer.Agent {
+			if warned := strings.Count(d.log.String(), "an agent asked"); (warned == 9) != c.peer.Agent {
 				t.Errorf("%d warnings in the log", warned)
 			}
 		})

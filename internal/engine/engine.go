@@ -163,11 +163,14 @@ type Exchange interface {
 	Result(fields []Field) []Masker
 	// Row puts one row on record, as it goes to the client: a big-endian int16
 	// count, then per value an int32 length (-1 is NULL) and the bytes. It is
-	// PostgreSQL's DataRow body and the row form of pkg/recording.
-	Row(body []byte)
+	// PostgreSQL's DataRow body and the row form of pkg/recording. A denial means
+	// that the agent may not have it, nor anything after it of this answer; it is
+	// on record.
+	Row(body []byte) *Denial
 	// Data puts a piece of a stream on record, as it goes to the client or, for
-	// Upward, as it came from it.
-	Data(dir Direction, b []byte)
+	// Upward, as it came from it; Downward it may be denied as Row is, rows being
+	// how many rows the piece is.
+	Data(dir Direction, b []byte, rows int) *Denial
 	// Text masks free text that belongs to the answer, such as an error. The
 	// slice returned may be b.
 	Text(b []byte) []byte
@@ -209,6 +212,10 @@ type Request struct {
 	Facts   map[string]any // by Fact.Name; a fact that is missing is unknown
 	Context string         // what else decides its meaning, bound into approvals: role, search_path, open transaction
 	Memo    any            // comparable; equal Memo promises equal Effects and Facts, nil promises nothing
+	Passing map[string]any // facts of this moment (Fact.Passing), about which Memo promises nothing
+	Count   int            // statements that it is charged as; 0 counts as one
+	Writes  int            // of them, those that may change something
+	Upkeep  bool           // it only keeps the session going, and is charged to no budget
 	Pending func(Pending)  // called when it starts to wait for a person; may be nil
 	Refused *Denial        // set by whoever could not understand it: it is recorded and denied with these words
 }
@@ -238,6 +245,8 @@ type Fact struct {
 	Name string // below "request", such as "sql.by_key"
 	Type FactType
 	Help string
+
+	Passing bool // it is among Request.Passing
 }
 
 // FactType is the type of a fact's value.
@@ -255,6 +264,7 @@ type Pending struct {
 	ID       string // of the approval
 	Rule     string
 	DecideBy time.Time
+	Help     string // what the client should know besides, such as how much of a budget is left
 }
 
 // Outcome is how an exchange ended.
@@ -298,10 +308,11 @@ const (
 	Malformed               // the request does not follow the protocol
 	Misuse                  // a placeholder where it does not belong
 	Ended                   // an operator ended the session: a reload, a restart, idleness
+	Exhausted               // a budget is used up
 )
 
 func (c Code) String() string {
-	return [...]string{"policy", "person", "expired", "cancelled", "limit", "unavailable", "malformed", "misuse", "ended"}[c]
+	return [...]string{"policy", "person", "expired", "cancelled", "limit", "unavailable", "malformed", "misuse", "ended", "budget"}[c]
 }
 
 func (d *Denial) Error() string {

@@ -119,7 +119,7 @@ func echoing(ctx context.Context, c *wire.Conn, up engine.Upstream, gate engine.
 	fmt.Fprintf(c, "row %s\n", v)
 	x.Row(rowOf(v))
 	fmt.Fprintf(c, "text %s\n", x.Text([]byte("login "+canary+" refused")))
-	x.Data(engine.Upward, []byte(canary))
+	x.Data(engine.Upward, []byte(canary), 0)
 	fmt.Fprintf(c, "notice %s\n", gate.Scrub([]byte(canary)))
 	x.End(engine.Outcome{Status: engine.Failed})
 	return errors.New("the upstream said " + canary)

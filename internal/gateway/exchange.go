@@ -3,6 +3,7 @@ package gateway
 import (
 	"time"
 
+	"github.com/postern/postern/internal/budget"
 	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/mask"
 	"github.com/postern/postern/pkg/recording"
@@ -15,6 +16,9 @@ type exchange struct {
 	number uint64 // of the request in the recording
 	began  time.Time
 	count  int // rows that wait in gate.rows
+
+	account *budget.Account // as when it was allowed
+	observe bool
 }
 
 // rowsAtOnce is how many bytes of rows are put on record together.
@@ -131,15 +135,19 @@ func (c counter) Mask(v []byte) ([]byte, bool) {
 }
 
 // Row implements engine.Exchange.
-func (x *exchange) Row(row []byte) {
+func (x *exchange) Row(row []byte) *engine.Denial {
+	if d := x.charge(1, len(row)); d != nil {
+		return d
+	}
 	g := x.gate
 	if !g.setup.Results {
-		return
+		return nil
 	}
 	g.rows = recording.AppendRow(g.rows, row)
 	if x.count++; len(g.rows) >= rowsAtOnce {
 		x.flush()
 	}
+	return nil
 }
 
 // flush puts the rows that wait on record.
@@ -157,19 +165,29 @@ func (x *exchange) flush() {
 }
 
 // Data implements engine.Exchange.
-func (x *exchange) Data(dir engine.Direction, b []byte) {
+func (x *exchange) Data(dir engine.Direction, b []byte, rows int) *engine.Denial {
+	if dir == engine.Downward {
+		if d := x.charge(rows, len(b)); d != nil {
+			return d
+		}
+	}
 	if !x.gate.setup.Results && dir == engine.Downward {
-		return
+		return nil
 	}
 	if dir == engine.Upward {
 		b = x.gate.mask(b)
 	}
 	x.check(x.gate.log.Data(x.number, dir, b))
 	x.room(int64(len(b)))
+	return nil
 }
 
-// Text implements engine.Exchange.
-func (x *exchange) Text(b []byte) []byte { return x.gate.mask(b) }
+// Text implements engine.Exchange. It counts, but is passed whole.
+func (x *exchange) Text(b []byte) []byte {
+	b = x.gate.mask(b)
+	x.account.Owe(budget.Amounts{budget.Bytes: int64(len(b))})
+	return b
+}
 
 // End implements engine.Exchange.
 func (x *exchange) End(o engine.Outcome) {

@@ -143,8 +143,8 @@ func TestResultsOnRecord(t *testing.T) {
 				for i := range rows {
 					x.Row(rowOf([]byte(fmt.Sprint(i))))
 				}
-				x.Data(engine.Upward, []byte("in"))
-				x.Data(engine.Downward, []byte("out"))
+				x.Data(engine.Upward, []byte("in"), 0)
+				x.Data(engine.Downward, []byte("out"), 1)
 				x.End(engine.Outcome{Status: engine.OK, Rows: rows})
 				return nil
 			}

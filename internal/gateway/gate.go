@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"github.com/postern/postern/internal/approval"
+	"github.com/postern/postern/internal/budget"
 	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/mask"
 	"github.com/postern/postern/internal/policy"
@@ -25,6 +27,12 @@ type gate struct {
 	policy *policy.Policy
 	caller *Agent                 // under setup; nil when it is configured no more
 	memo   map[any]policy.Verdict // by engine.Request.Memo, under setup
+	passes bool                   // an equal request may have another verdict: nothing is remembered
+
+	budgets    []Budget
+	account    *budget.Account // nil: no budget holds here
+	statements atomic.Int64    // that were let through
+	given      atomic.Int64    // rows that reached the agent
 
 	masks *Masks
 	known *mask.Matcher // the secret of this session, nil before it was fetched
@@ -50,7 +58,10 @@ func (g *gate) follow(setup *Setup) {
 	g.policy, g.caller = &policy.Policy{Name: "none"}, setup.Agents[g.flow.Agent]
 	if g.caller != nil {
 		g.policy = g.caller.Policy
+		g.budgets = g.caller.Budgets
+		g.account = g.gateway.Ledger.Account(g.flow.Agent, g.target.Name, limitsOf(g.budgets))
 	}
+	g.passes = g.policy.Passing(g.target.Name)
 	clear(g.memo)
 }
 
@@ -98,22 +109,31 @@ func (g *gate) submit(ctx context.Context, r *engine.Request, v policy.Verdict) 
 			return nil, g.unrecorded(err)
 		}
 	}
+	if d := g.charge(r, observe); d != nil {
+		return nil, g.deny(n, d)
+	}
 	g.gateway.Metrics.allowed(g.session)
-	return &exchange{gate: g, number: n, began: g.gateway.Now()}, nil
+	return &exchange{gate: g, number: n, began: g.gateway.Now(), account: g.account, observe: observe}, nil
 }
 
-// decide asks the newest policy, or its memory of an equal request.
+// decide asks the newest policy, and then the agent's budgets.
 func (g *gate) decide(r *engine.Request) policy.Verdict {
 	if s := g.gateway.setup.Load(); s != g.setup {
 		g.follow(s)
 	}
-	if r.Memo != nil {
+	return g.budgeted(r, g.ruled(r))
+}
+
+// ruled is what the policy says, or said to an equal request.
+func (g *gate) ruled(r *engine.Request) policy.Verdict {
+	remember := r.Memo != nil && !g.passes
+	if remember {
 		if v, ok := g.memo[r.Memo]; ok {
 			return v
 		}
 	}
 	v := g.policy.Decide(g.input(r))
-	if r.Memo != nil {
+	if remember {
 		if len(g.memo) >= memoSize {
 			clear(g.memo)
 		}
@@ -128,8 +148,9 @@ func (g *gate) input(r *engine.Request) *policy.Input {
 		effects = []engine.Effect{{Verb: engine.Unknown}}
 	}
 	return &policy.Input{
-		Target: g.target.Name, Effects: effects, Facts: r.Facts, Database: g.database,
-		Agent: policy.Agent{Name: g.flow.Agent, Run: g.flow.Run, Exe: g.flow.Exe, UID: g.flow.UID},
+		Target: g.target.Name, Effects: effects, Facts: r.Facts, Passing: r.Passing, Database: g.database,
+		Session: policy.Session{Rows: g.given.Load(), Statements: g.statements.Load()},
+		Agent:   policy.Agent{Name: g.flow.Agent, Run: g.flow.Run, Exe: g.flow.Exe, UID: g.flow.UID},
 	}
 }
 
@@ -191,6 +212,9 @@ func (g *gate) deny(n uint64, d *engine.Denial) *engine.Denial {
 		return g.unrecorded(err)
 	}
 	g.gateway.Metrics.denied(g.session, d)
+	if d.Code == engine.Exhausted {
+		g.gateway.Metrics.budget(g.session, d.Rule, "deny")
+	}
 	return d
 }
 
@@ -214,8 +238,11 @@ func (g *gate) ask(ctx context.Context, n uint64, r *engine.Request, v policy.Ve
 		id = a.ID
 		g.log.Approval(recording.Approval{Request: n, ID: a.ID, State: string(a.State)}) //nolint:errcheck // an error is for good: the next append has it too
 		if r.Pending != nil {
-			r.Pending(engine.Pending{ID: a.ID, Rule: v.Rule, DecideBy: a.DecideBy})
+			r.Pending(engine.Pending{ID: a.ID, Rule: v.Rule, DecideBy: a.DecideBy, Help: v.Note})
 		}
+	}
+	if v.Note != "" {
+		g.gateway.Metrics.budget(g.session, v.Rule, "ask")
 	}
 	began := g.gateway.Now()
 	g.wait(true)

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/postern/postern/internal/approval"
+	"github.com/postern/postern/internal/budget"
 	"github.com/postern/postern/internal/dial"
 	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/record"
@@ -30,7 +31,8 @@ type Options struct {
 	Approvals *approval.Store
 	Metrics   *Metrics
 	Now       func() time.Time
-	Dialer    dial.Dialer // how upstreams are reached
+	Dialer    dial.Dialer    // how upstreams are reached
+	Ledger    *budget.Ledger // what agents have used of their budgets; nil: a new one
 }
 
 // Gateway serves the connections of all agents.
@@ -48,6 +50,9 @@ type Gateway struct {
 // New returns a gateway that serves by setup. It starts nothing.
 func New(o Options, setup *Setup) *Gateway {
 	g := &Gateway{Options: o, sessions: map[string]*session{}, perAgent: map[string]int{}}
+	if g.Ledger == nil {
+		g.Ledger = budget.NewLedger(o.Now)
+	}
 	g.setup.Store(setup)
 	return g
 }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"strings"
 	"sync"
 	"time"
 
@@ -25,6 +26,7 @@ type Metrics struct {
 	refused        prometheus.Counter
 	auditErrors    prometheus.Counter
 	deniedSessions *prometheus.CounterVec // reason
+	budgets        *prometheus.CounterVec // agent, budget, action
 
 	mu    sync.Mutex
 	hot   map[string]*targetMetrics // by target
@@ -64,6 +66,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Buckets: []float64{1, 5, 15, 30, 60, 120, 300, 600, 1800},
 		}, []string{"target"}),
 		deniedSessions: counter("sessions_denied_total", "Sessions refused as a whole, by the kind of denial.", "reason"),
+		budgets:        counter("budget_decisions_total", "Requests that a budget decided, by what it did to them.", "agent", "budget", "action"),
 		hot:            map[string]*targetMetrics{},
 		kinds:          map[string]func(){},
 	}
@@ -74,7 +77,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m.refused = single("connections_refused_total", "Connections that no session could be begun for.")
 	m.auditErrors = single("audit_write_errors_total", "Events that could not be put on record; what they were about was denied.")
 	r.MustRegister(m.sessions, m.active, m.requests, m.duration, m.bytes, m.maskedValues, m.placeholders, m.swapped,
-		m.approvalWait, m.deniedSessions, m.unclaimed, m.refused, m.auditErrors)
+		m.approvalWait, m.deniedSessions, m.budgets, m.unclaimed, m.refused, m.auditErrors)
 	for _, kind := range []string{"column", "derived", "detected", "secret"} {
 		m.kinds[kind] = m.maskedValues.WithLabelValues(kind).Inc
 	}
@@ -127,6 +130,12 @@ func (m *Metrics) credential(s *session)     { m.swapped.WithLabelValues(s.targe
 func (m *Metrics) masked(kind string) func() { return m.kinds[kind] }
 func (m *Metrics) waited(s *session, d time.Duration) {
 	m.approvalWait.WithLabelValues(s.target.Name).Observe(d.Seconds())
+}
+
+// budget counts what a budget did: ask, deny, or cut an answer short. It is named
+// as a rule.
+func (m *Metrics) budget(s *session, name, action string) {
+	m.budgets.WithLabelValues(s.flow.Agent, strings.TrimPrefix(name, "budget "), action).Inc()
 }
 
 func (m *Metrics) sessionDenied(_ *session, d *engine.Denial) {

@@ -35,6 +35,7 @@ func TestMetrics(t *testing.T) {
 	m.misuse(s)
 	m.credential(s)
 	m.waited(s, 1)
+	m.budget(s, "budget hourly", "ask")
 	m.sessionDenied(s, &engine.Denial{})
 	families, err := r.Gather()
 	if err != nil {

@@ -46,6 +46,7 @@ type Agent struct {
 	PolicyName string
 	Observe    bool // until Until, verdicts are recorded and not enforced
 	Until      time.Time
+	Budgets    []Budget          // of its policy
 	MaskKey    []byte            // of this agent's hashes and pseudonyms
 	Masks      map[string]*Masks // by target; nil when nothing is masked
 }

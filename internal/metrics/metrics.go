@@ -43,8 +43,17 @@ type Sources struct {
 	Parsed func() map[string]uint64
 	// Glass says for whom the glass is broken, and until when.
 	Glass func() map[string]time.Time
+	// Budgets says how much of its budgets each agent has used.
+	Budgets func() []BudgetUse
 	// Attached says per hook whether its program is attached to the policy root.
 	Attached func() map[string]bool
+}
+
+// BudgetUse is how much of one amount of a budget is used, from 0 to 1 or, where
+// answers came that could not be cut, above.
+type BudgetUse struct {
+	Agent, Budget, Kind string
+	Ratio               float64
 }
 
 // Daemon are the metrics of the daemon as a whole.
@@ -104,11 +113,12 @@ var (
 	passedDesc   = prometheus.NewDesc("postern_ebpf_passed_total", "What the kernel programs counted besides denials, by kind: let through, lost, or of no account.", []string{"kind"}, nil)
 	parsedDesc   = prometheus.NewDesc("postern_sqlparse_statements_total", "Statements by how they were classified: from the cache, by a worker, or at the cost of one.", []string{"result"}, nil)
 	glassDesc    = prometheus.NewDesc("postern_break_glass_until_seconds", "Until when agents go past the gateway, in Unix time, while the glass is broken.", []string{"agent"}, nil)
+	budgetDesc   = prometheus.NewDesc("postern_budget_used_ratio", "How much of a budget an agent has used within its window, by what is counted.", []string{"agent", "budget", "kind"}, nil)
 	attachedDesc = prometheus.NewDesc("postern_ebpf_attached", "1 when the hook's program is attached to the policy root.", []string{"hook"}, nil)
 )
 
 func (r *reader) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{pendingDesc, oldestDesc, spoolDesc, quotaDesc, bypassDesc, passedDesc, parsedDesc, attachedDesc, glassDesc} {
+	for _, d := range []*prometheus.Desc{pendingDesc, oldestDesc, spoolDesc, quotaDesc, bypassDesc, passedDesc, parsedDesc, attachedDesc, glassDesc, budgetDesc} {
 		ch <- d
 	}
 }
@@ -132,6 +142,9 @@ func (r *reader) Collect(ch chan<- prometheus.Metric) {
 	}
 	for agent, until := range r.Glass() {
 		gauge(glassDesc, float64(until.Unix()), agent)
+	}
+	for _, b := range r.Budgets() {
+		gauge(budgetDesc, b.Ratio, b.Agent, b.Budget, b.Kind)
 	}
 	counters := func(d *prometheus.Desc, read func() (map[string]uint64, error)) {
 		counts, err := read()

@@ -37,6 +37,7 @@ func sources() Sources {
 		Passed:      func() (map[string]uint64, error) { return map[string]uint64{"lost": 1}, nil },
 		Parsed:      func() map[string]uint64 { return map[string]uint64{"hit": 5} },
 		Glass:       func() map[string]time.Time { return map[string]time.Time{"*": time.Unix(1800000000, 0)} },
+		Budgets:     func() []BudgetUse { return []BudgetUse{{"planner", "hourly", "rows", 0.25}} },
 		Attached:    func() map[string]bool { return map[string]bool{"connect4": true, "connect6": false} },
 	}
 }

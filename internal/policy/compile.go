@@ -205,6 +205,7 @@ func (c *compiler) place(p *Policy, src *Rule, r *rule) {
 		}
 		x.opens = x.opens || r.action != Deny
 		x.perSession = x.perSession || r.when != nil && r.when.caller
+		x.passing = x.passing || r.when != nil && r.when.passing
 		for _, verb := range append(slices.Clone(protocol.Verbs), engine.Unknown) {
 			all := slices.Contains(src.Verbs, "*") && !explicit(verb)
 			rules := x.verbs[verb]

@@ -174,6 +174,14 @@ func (r *rule) asks(e engine.Effect, asks []*Ask) Verdict {
 	return v
 }
 
+// Asking is the verdict that one Ask alone makes.
+func Asking(rule, reason, help string, ask *Ask) Verdict {
+	return Verdict{
+		Action: NeedsPerson, Rule: rule, Reason: reason, Help: help, Asks: []*Ask{ask}, Approvers: ask.Approvers,
+		Within: ask.Within, ReasonRequired: ask.ReasonRequired, SelfAllowed: ask.SelfAllowed,
+	}
+}
+
 func (p *Policy) unmatched(target string, e engine.Effect) Verdict {
 	v := Verdict{
 		Action: Deny,

@@ -99,9 +99,12 @@ func (a Action) String() string { return [...]string{"deny", "ask", "allow"}[a] 
 // Verdict is what the policy says to one request.
 type Verdict struct {
 	Action Action
-	Rule   string // that decided; of several, that of the first effect; empty when none did
-	Reason string // for Deny and Ask: why, without the final stop
-	Help   string // for Deny and Ask: what to do instead
+	Rule   string      // that decided; of several, that of the first effect; empty when none did
+	Reason string      // for Deny and Ask: why, without the final stop
+	Help   string      // for Deny and Ask: what to do instead
+	Code   engine.Code // for Deny: of the denial
+
+	Note string // for Ask: what the client should know while it waits
 
 	// For Ask. A request needs one approver of each of Asks, which are in the
 	// order of the effects; the other fields sum them up.
@@ -114,7 +117,7 @@ type Verdict struct {
 
 // Denial returns the verdict of a Deny as the client is told it.
 func (v Verdict) Denial() *engine.Denial {
-	return &engine.Denial{Code: engine.ByPolicy, Rule: v.Rule, Reason: v.Reason, Help: v.Help}
+	return &engine.Denial{Code: v.Code, Rule: v.Rule, Reason: v.Reason, Help: v.Help}
 }
 
 // Input is one request.
@@ -122,8 +125,24 @@ type Input struct {
 	Target   string
 	Effects  []engine.Effect
 	Facts    map[string]any // by engine.Fact.Name; what is missing is unknown
+	Passing  map[string]any // facts of this moment
 	Agent    Agent
 	Database string // as the agent named it; empty: unknown
+	Session  Session
+}
+
+// Session is what a session has had before this request.
+type Session struct {
+	Rows       int64 // that reached the agent
+	Statements int64 // that were let through
+}
+
+func (in *Input) fact(name string) (any, bool) {
+	if v, ok := in.Facts[name]; ok {
+		return v, true
+	}
+	v, ok := in.Passing[name]
+	return v, ok
 }
 
 // Agent is what `when` may ask about the caller. All of it stays the same for
@@ -159,6 +178,7 @@ type index struct {
 	verbs      map[string][]*rule // in the order of the policy
 	opens      bool               // a rule may allow or ask
 	perSession bool               // a when reads agent or session
+	passing    bool               // a when reads what may be otherwise the next time
 }
 
 // rule is one compiled rule.
@@ -193,6 +213,13 @@ func (p *Policy) Admit(target string) Verdict {
 func (p *Policy) PerSession(target string) bool {
 	x := p.targets[target]
 	return x != nil && x.perSession
+}
+
+// Passing says whether an equal request may get another verdict the next time,
+// in the same session and under the same policy.
+func (p *Policy) Passing(target string) bool {
+	x := p.targets[target]
+	return x != nil && x.passing
 }
 
 // Masks returns the masks for a target, in the order of the policy.

@@ -29,15 +29,25 @@ var callerVariables = map[string]*cel.Type{
 	"agent.exe":        cel.StringType,
 	"agent.uid":        cel.IntType,
 	"session.database": cel.StringType,
+	sessionRows:        cel.IntType,
+	sessionStatements:  cel.IntType,
 	"target":           cel.StringType,
 }
 
 const factPrefix = "request."
 
+// What a session has had so far.
+const (
+	sessionRows       = "session.rows"
+	sessionStatements = "session.statements"
+)
+
 // conditions compiles the whens of rules that see the same facts.
 type conditions struct {
 	env   *cel.Env
 	types map[string]*cel.Type // every variable
+
+	passing []string // the facts of a moment
 }
 
 func newConditions(facts []engine.Fact) (*conditions, error) {
@@ -46,6 +56,9 @@ func newConditions(facts []engine.Fact) (*conditions, error) {
 		c.types[name] = t
 	}
 	for _, f := range facts {
+		if f.Passing {
+			c.passing = append(c.passing, f.Name)
+		}
 		t := [...]*cel.Type{
 			engine.Bool: cel.BoolType, engine.Int: cel.IntType, engine.Text: cel.StringType,
 			engine.TextSet: cel.ListType(cel.StringType),
@@ -70,6 +83,7 @@ type condition struct {
 	facts    []variable // the facts it reads
 	database bool       // it reads session.database
 	caller   bool       // it reads agent or session
+	passing  bool       // it reads what may be otherwise the next time
 }
 
 type variable struct {
@@ -106,10 +120,12 @@ func (c *conditions) compile(when string) (*condition, error) {
 	for _, name := range chains {
 		if fact, ok := strings.CutPrefix(name, factPrefix); ok {
 			out.facts = append(out.facts, variable{fact, cel.AttributePattern(name)})
+			out.passing = out.passing || slices.Contains(c.passing, fact)
 			continue
 		}
 		out.database = out.database || name == "session.database"
 		out.caller = out.caller || name != "target"
+		out.passing = out.passing || name == sessionRows || name == sessionStatements
 	}
 	return out, nil
 }
@@ -249,7 +265,7 @@ func celError(err error) error {
 func (c *condition) eval(in *Input) answer {
 	var missing []*cel.AttributePatternType
 	for i := range c.facts {
-		if _, ok := in.Facts[c.facts[i].name]; !ok {
+		if _, ok := in.fact(c.facts[i].name); !ok {
 			missing = append(missing, c.facts[i].unknown)
 		}
 	}
@@ -286,8 +302,7 @@ func (activation) Parent() cel.Activation { return nil }
 
 func (a activation) ResolveName(name string) (any, bool) {
 	if fact, ok := strings.CutPrefix(name, factPrefix); ok {
-		v, ok := a.in.Facts[fact]
-		return v, ok
+		return a.in.fact(fact)
 	}
 	switch name {
 	case "agent.name":
@@ -300,6 +315,10 @@ func (a activation) ResolveName(name string) (any, bool) {
 		return int64(a.in.Agent.UID), true
 	case "session.database":
 		return a.in.Database, a.in.Database != ""
+	case sessionRows:
+		return a.in.Session.Rows, true
+	case sessionStatements:
+		return a.in.Session.Statements, true
 	case "target":
 		return a.in.Target, true
 	}

@@ -74,6 +74,8 @@ const (
 	FactStatements = "sql.statements"
 	FactKind       = "sql.kind"
 	FactParameters = "sql.parameters"
+
+	FactInTransaction = "sql.in_transaction"
 )
 
 // Facts is every fact a statement may carry, for engine.Protocol.
@@ -89,6 +91,7 @@ var Facts = []engine.Fact{
 	{Name: FactStatements, Type: engine.Int, Help: "how many statements the text holds"},
 	{Name: FactKind, Type: engine.Text, Help: `what it is, such as "select" or "create table"; "batch" when the text holds several kinds`},
 	{Name: FactParameters, Type: engine.Int, Help: "the highest $n"},
+	{Name: FactInTransaction, Type: engine.Bool, Passing: true, Help: "a transaction block is open when it begins; unknown while an earlier statement that opens or ends one is still running"},
 }
 
 // Statement is all that one text does, every statement of a batch included. It

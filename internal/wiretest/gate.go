@@ -28,6 +28,8 @@ type Gate struct {
 	Mask func(engine.Field) engine.Masker
 	// Patterns is what Masked returns.
 	Patterns []string
+	// Rows is how many rows may still reach the client; nil: any number.
+	Rows *int
 	// Hide is replaced by [hidden] in free text.
 	Hide string
 
@@ -178,10 +180,33 @@ func (x *exchange) Result(fields []engine.Field) []engine.Masker {
 	return maskers
 }
 
-func (x *exchange) Row(body []byte) { x.gate.note("row %q", body) }
+func (x *exchange) Row(body []byte) *engine.Denial {
+	if d := x.gate.over(1); d != nil {
+		return d
+	}
+	x.gate.note("row %q", body)
+	return nil
+}
 
-func (x *exchange) Data(dir engine.Direction, b []byte) {
+func (x *exchange) Data(dir engine.Direction, b []byte, rows int) *engine.Denial {
+	if dir == engine.Downward {
+		if d := x.gate.over(rows); d != nil {
+			return d
+		}
+	}
 	x.gate.note("%s %q", [...]string{"up", "down"}[dir], b)
+	return nil
+}
+
+// over counts rows against Rows.
+func (g *Gate) over(rows int) *engine.Denial {
+	if g.Rows == nil {
+		return nil
+	}
+	if *g.Rows -= rows; *g.Rows >= 0 {
+		return nil
+	}
+	return &engine.Denial{Code: engine.Exhausted, Rule: "budget test", Reason: "no rows are left", Help: "wait"}
 }
 
 func (x *exchange) Text(b []byte) []byte { return x.gate.Scrub(b) }

@@ -108,6 +108,25 @@ type Approval struct {
 	Reason         string    `json:"reason,omitempty"`
 }
 
+// Budget is how an agent stands with one budget of its policy.
+type Budget struct {
+	Agent   string            `json:"agent"`
+	Name    string            `json:"name"`
+	Target  string            `json:"target"` // "*": all of them together
+	Window  float64           `json:"window_seconds"`
+	Amounts map[string]Amount `json:"amounts"` // by "statements", "rows", "bytes", "writes"; those that are limited
+	State   string            `json:"state"`   // "free", "ask", "deny": what the next statement meets
+	AskAt   int               `json:"ask_at_percent,omitempty"`
+	Frees   float64           `json:"frees_in_seconds,omitempty"` // until some of what is used is free again
+}
+
+// Amount is how much of one thing is used.
+type Amount struct {
+	Used int64 `json:"used"`
+	Most int64 `json:"most"`
+	Left int64 `json:"left"`
+}
+
 // Decision is the body of approve and deny.
 type Decision struct {
 	Reason string `json:"reason"`
@@ -168,6 +187,12 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 func (c *Client) Sessions(ctx context.Context) ([]Session, error) {
 	var s []Session
 	return s, c.call(ctx, http.MethodGet, "/v1/sessions", nil, &s)
+}
+
+// Budgets lists how agents stand with their budgets.
+func (c *Client) Budgets(ctx context.Context) ([]Budget, error) {
+	var b []Budget
+	return b, c.call(ctx, http.MethodGet, "/v1/budgets", nil, &b)
 }
 
 // Approvals lists what waits for a person and what was decided lately.

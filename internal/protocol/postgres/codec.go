@@ -40,6 +40,8 @@ type codec struct {
 	reread    time.Time // when the catalog was last read again because it lacked a relation
 	unsettled bool      // what made that necessary may yet be rolled back
 	tainted   bool      // a cursor over masked columns may be open
+	wrote     bool      // the upstream has changed something in the unit that is being answered
+	fail      bool      // an answer was cut: if a transaction is open it has to fail
 
 	held  held
 	words []byte // settings and open transaction that a request's meaning depends on
@@ -92,6 +94,7 @@ type resolved struct {
 	derived []string   // masked columns that computed values may come from
 	outputs [][]string // the same per column of the result; nil where the statement does not tell
 	copies  copyKind
+	charge  charge
 	refused *engine.Denial // whatever the policy says
 	last    *fields        // the newest description of its result
 }

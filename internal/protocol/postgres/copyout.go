@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -123,19 +124,29 @@ func (c *codec) copyOut(out *messages.Out, head *entry, msg []byte) error {
 	if head == nil || head.exchange == nil || head.copying == nil {
 		return protocolError('d', "that nobody asked for")
 	}
+	var cut error
 	pass := func(row []byte, header bool) {
-		head.bytes += int64(len(row))
-		if !header {
-			head.rows++
+		rows := 1
+		if header {
+			rows = 0
 		}
-		head.exchange.Data(engine.Downward, row)
+		if head.cut || cut != nil {
+			return
+		}
+		if d := head.exchange.Data(engine.Downward, row, rows); d != nil {
+			cut = c.cut(out, head, d)
+			return
+		}
+		head.bytes += int64(len(row))
+		head.rows += int64(rows)
 		out.Down = appendMessage(out.Down, 'd', row)
 	}
 	if head.copying.form == nil {
 		pass(head.exchange.Text(msg[headerBytes:]), false)
-		return nil
+		return cut
 	}
-	return head.copying.feed(msg[headerBytes:], pass)
+	err := head.copying.feed(msg[headerBytes:], pass)
+	return cmp.Or(cut, err)
 }
 
 func (c *codec) copyDone(out *messages.Out, head *entry, msg []byte) error {

@@ -17,6 +17,8 @@ func sqlstate(d *engine.Denial) string {
 		return "57014" // query_canceled
 	case engine.Limit:
 		return "54000" // program_limit_exceeded
+	case engine.Exhausted:
+		return "53400" // configuration_limit_exceeded
 	case engine.Unavailable:
 		return "57P03" // cannot_connect_now
 	case engine.Malformed:
@@ -70,6 +72,6 @@ func appendPending(dst []byte, p engine.Pending, now time.Time) []byte {
 		Code:                "00000",
 		Message:             fmt.Sprintf("postern: waiting for approval %s", p.ID),
 		Detail:              fmt.Sprintf("Rule %q asks a person. It expires in %s.", p.Rule, p.DecideBy.Sub(now).Round(time.Second)),
-		Hint:                fmt.Sprintf("An operator decides with: postern approve %s", p.ID),
+		Hint:                clean(strings.TrimSpace(fmt.Sprintf("An operator decides with: postern approve %s\n%s", p.ID, p.Help))),
 	})
 }

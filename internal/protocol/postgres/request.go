@@ -235,6 +235,8 @@ func (c *codec) functionCall(msg []byte) (messages.Step, error) {
 		Kind: "call", Text: "FunctionCall " + object, Params: params, Context: c.ctx,
 		Effects: []engine.Effect{{Verb: sql.Function, Object: object}},
 		Facts:   map[string]any{},
+		Writes:  1,
+		Passing: c.passing(),
 	})
 	if len(c.catalog.patterns) > 0 {
 		r.Refused = &engine.Denial{
@@ -255,7 +257,9 @@ func (c *codec) copyData(out *messages.Out, kind byte, msg []byte) error {
 	}
 	if kind == 'd' {
 		if e.exchange != nil {
-			e.exchange.Data(engine.Upward, msg[headerBytes:])
+			if d := e.exchange.Data(engine.Upward, msg[headerBytes:], 0); d != nil {
+				return d
+			}
 		}
 		e.bytes += int64(len(msg) - headerBytes)
 	} else {

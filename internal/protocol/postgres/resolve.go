@@ -74,6 +74,7 @@ func (c *codec) complete(r *engine.Request, s *sql.Statement) {
 	k := c.known(s)
 	k.source = source
 	r.Effects, r.Facts, r.Memo, r.Refused = k.effects, k.facts, k, k.refused
+	r.Count, r.Writes, r.Upkeep, r.Passing = k.charge.count, k.charge.writes, k.charge.upkeep, c.passing()
 }
 
 // known returns s with this session's catalog applied; nil for nil.
@@ -85,7 +86,7 @@ func (c *codec) known(s *sql.Statement) *resolved {
 		return r
 	}
 	q := s.Resolve(c.catalog.schemaOf)
-	r := &resolved{source: s, stmt: q, facts: maps.Clone(q.Facts), derived: c.catalog.derivedFrom(q)}
+	r := &resolved{source: s, stmt: q, facts: maps.Clone(q.Facts), derived: c.catalog.derivedFrom(q), charge: chargeOf(q)}
 	r.effects = slices.Concat(q.Effects, c.catalog.effects(q))
 	if len(r.derived) > 0 {
 		r.outputs = c.catalog.outputs(q)

@@ -16,6 +16,9 @@ func (c *codec) now() time.Time { return time.Now() }
 // each with the answer it must belong to.
 func (c *codec) Response(out *messages.Out, msg []byte) error {
 	head := c.queue.head()
+	if head != nil && head.cut {
+		return c.dropped(out, head, msg)
+	}
 	switch kind := msg[0]; kind {
 	case 'D':
 		return c.dataRow(out, head, msg)
@@ -157,9 +160,12 @@ func (c *codec) dataRow(out *messages.Out, head *entry, msg []byte) error {
 		out.Down = append(out.Down, msg...)
 	}
 	row := out.Down[start+headerBytes:]
+	if d := head.exchange.Row(row); d != nil {
+		out.Down = out.Down[:start]
+		return c.cut(out, head, d)
+	}
 	head.rows++
 	head.bytes += int64(len(row))
-	head.exchange.Row(row)
 	return nil
 }
 
@@ -212,6 +218,7 @@ func (c *codec) commandComplete(out *messages.Out, head *entry, msg []byte) erro
 		out.Down = append(out.Down, msg...)
 	}
 	if head.kind == 'E' {
+		c.wrote = c.wrote || head.resolved == nil || head.resolved.charge.writes > 0
 		e := c.queue.pop()
 		c.learn(e.resolved)
 		e.end(engine.OK)
@@ -235,7 +242,7 @@ func (c *codec) ready(out *messages.Out, head *entry, msg []byte) error {
 	}
 	e.end(engine.OK)
 	c.tx = status
-	c.copyIn = false
+	c.copyIn, c.wrote = false, false
 	if e.swallow && e.catalog == nil {
 		return nil
 	}
@@ -247,6 +254,9 @@ func (c *codec) ready(out *messages.Out, head *entry, msg []byte) error {
 	}
 	if status == 'I' {
 		c.transactionOver()
+	}
+	if waits, err := c.failing(out, status); waits || err != nil {
+		return err
 	}
 	if c.refresh && status != 'E' && c.queue.empty() && !c.touched {
 		c.readCatalog(out) // the client hears that it may go on when the catalog is read
@@ -315,6 +325,7 @@ func (c *codec) tell(out *messages.Out, head *entry, n notice) {
 		n = slices.DeleteFunc(n, func(f noticeField) bool { return f.kind == 'P' })
 	}
 	switch {
+	case head.silent:
 	case head.denial != nil:
 		out.Down = appendDenial(out.Down, head.denial, c.session)
 	case head.swallow && p.unanswered(c.maskNotice(n, head).append(nil, 'E')):
@@ -427,7 +438,9 @@ func (c *codec) functionResult(out *messages.Out, head *entry, msg []byte) error
 		return nil
 	}
 	masked := head.exchange.Text(v)
-	head.exchange.Data(engine.Downward, masked)
+	if d := head.exchange.Data(engine.Downward, masked, 1); d != nil {
+		return d // what the function has done cannot be taken back
+	}
 	b := binary.BigEndian.AppendUint32(nil, uint32(len(masked)))
 	out.Down = appendMessage(out.Down, 'V', append(b, masked...))
 	return nil
