@@ -29,31 +29,45 @@ var keywords = []keyword{
 	{"authtoken", false},
 	{"clientsecret", false},
 	{"sharedaccesskey", false},
+	{"sharedaccesssignature", false},
+	{"sig", false}, // of Azure's signed URLs
+	{"apitoken", false},
+	{"apisecret", false},
+	{"bearer", false},
 }
 
 // keyed looks at a : or = between a name and a value.
 func (c *cursor) keyed(i int) int {
-	k, ok := c.keyBefore(i)
-	if !ok {
+	long := c.looksIssued(i + 1)
+	last := c.nameEnd(i)
+	if last < 0 || !long && !endsKeyword[c.v[last]|0x20] {
+		return i + 1
+	}
+	var room [maxKeyWord]byte
+	name := c.keyBefore(i, last, &room)
+	k, ok := matchKeyword(name)
+	if !ok && !long {
 		return i + 1
 	}
 	from, to := c.valueAfter(i + 1)
 	value := c.v[from:to]
-	if stated(value) {
-		return i + 1
-	}
-	if k.password && !likePassword(value) || !k.password && !likeKey(value) {
-		return i + 1
-	}
-	if k.password {
+	switch {
+	case stated(value):
+	case ok && k.password && likePassword(value):
 		return c.hit(from, to, "password")
+	case ok && !k.password && likeKey(value):
+		return c.hit(from, to, "secret")
+	case long:
+		if detector := c.issuedBy(name, from, to); detector != "" {
+			return c.hit(from, to, detector)
+		}
 	}
-	return c.hit(from, to, "secret")
+	return i + 1
 }
 
-// keyBefore reads the name before i, from its end: spaces, a quote that may be
-// escaped, then the name.
-func (c *cursor) keyBefore(i int) (keyword, bool) {
+// nameEnd is where the name before i ends, behind which may be spaces and a
+// quote that may be escaped; -1 when there is none.
+func (c *cursor) nameEnd(i int) int {
 	j := i - 1
 	for n := 0; n < 2 && j >= 0 && c.v[j] == ' '; n++ {
 		j--
@@ -64,9 +78,17 @@ func (c *cursor) keyBefore(i int) (keyword, bool) {
 			j--
 		}
 	}
-	var name [maxKeyWord]byte
-	at := len(name)
-	for ; j >= 0 && at > 0; j-- {
+	if j < 0 || class[c.v[j]]&isTokenish == 0 {
+		return -1
+	}
+	return j
+}
+
+// keyBefore reads the name that ends at j, backwards: letters in lower case,
+// without dashes and underscores.
+func (c *cursor) keyBefore(i, j int, room *[maxKeyWord]byte) []byte {
+	at := len(room)
+	for ; j >= 0 && at > 0 && i-j <= 2*maxKeyWord; j-- {
 		b := c.v[j]
 		switch cl := class[b]; {
 		case cl&isUpper != 0:
@@ -75,18 +97,12 @@ func (c *cursor) keyBefore(i int) (keyword, bool) {
 		case b == '_' || b == '-':
 			continue
 		default:
-			return matchKeyword(name[at:])
+			return room[at:]
 		}
 		at--
-		name[at] = b
-		if at == len(name)-1 && !endsKeyword[b] {
-			return keyword{}, false
-		}
-		if i-j > 2*maxKeyWord {
-			break
-		}
+		room[at] = b
 	}
-	return matchKeyword(name[at:])
+	return room[at:]
 }
 
 // endsKeyword makes most names a matter of one look.

@@ -64,36 +64,70 @@ func imageSuffix(b []byte) bool {
 	return false
 }
 
-// number looks at the first digit of a row of digits and returns the row's end.
+// number looks at the first digit of a row of digits and returns where to go
+// on: behind the word, since nothing that is found begins within one.
 func (c *cursor) number(i int) int {
 	end := c.run(i, isDigit, len(c.v))
-	if c.is(i-1, isUpper) {
-		if stop := c.iban(i); stop > 0 {
+	if c.groups&PII != 0 {
+		if stop := c.personal(i, end); stop > 0 {
 			return stop
 		}
 	}
-	if c.is(i-1, isAlnum) || i > 1 && c.v[i-1] == '.' && c.is(i-2, isDigit) {
+	if !c.is(i-1, isAlnum) && !c.is(end, isAlnum) {
+		if c.groups&Secrets != 0 && end < len(c.v) && c.v[end] == '|' {
+			return c.facebook(i, end)
+		}
 		return end
 	}
-	switch n := end - i; {
-	case n > maxCard:
+	word := c.run(end, isAlnum, len(c.v))
+	if c.groups&Secrets != 0 && word-i >= longWord-maxPrefix {
+		if stop := c.longWord(i, word); stop > 0 {
+			return stop
+		}
+	}
+	return word
+}
+
+// personal looks at a row of digits, v[i:end].
+func (c *cursor) personal(i, end int) int {
+	n := end - i
+	if c.is(i-1, isAlnum) {
+		if !c.is(i-1, isUpper) {
+			return 0
+		}
+		if n >= 2 {
+			if stop := c.iban(i); stop > 0 {
+				return stop
+			}
+		}
+		return c.lettered(i, end)
+	}
+	if i > 1 && c.v[i-1] == '.' && c.is(i-2, isDigit) {
+		return 0
+	}
+	if stop := c.national(i, end); stop > 0 {
+		return stop
+	}
+	switch {
+	case c.is(end, isAlnum) || n > maxCard:
 	case n >= minCard:
-		if !c.is(end, isAlnum) && !(end+1 < len(c.v) && c.v[end] == '.' && c.is(end+1, isDigit)) && cardDigits(c.v[i:end]) {
+		if !(end+1 < len(c.v) && c.v[end] == '.' && c.is(end+1, isDigit)) && cardDigits(c.v[i:end]) {
 			return c.hit(i, end, "card")
 		}
 	case n == 4:
-		if stop := c.groupedCard(i); stop > 0 {
+		return c.groupedCard(i)
+	case end >= len(c.v):
+	case n <= 3 && c.v[end] == '.':
+		if stop := c.ipv4(i); stop > 0 || n < 3 {
 			return stop
 		}
+		return c.nanp(i)
 	case n == 3:
-		if stop := c.ssn(i); stop > 0 {
-			return stop
-		}
-		if stop := c.nanp(i); stop > 0 {
-			return stop
-		}
+		return c.nanp(i)
+	case n == 2:
+		return c.spacedNino(i)
 	}
-	return end
+	return 0
 }
 
 // groupedCard is a card number in groups, all parted by a space or all by a dash.
@@ -188,20 +222,6 @@ func (c *cursor) digitsAt(i, n int) int {
 		value = value*10 + int(b-'0')
 	}
 	return value
-}
-
-// ssn is a US social security number: 123-45-6789, with the numbers that are
-// never issued left out.
-func (c *cursor) ssn(i int) int {
-	end := i + 11
-	if end > len(c.v) || c.v[i+3] != '-' || c.v[i+6] != '-' || i > 0 && c.v[i-1] == '-' {
-		return 0
-	}
-	area, group, number := c.digitsAt(i, 3), c.digitsAt(i+4, 2), c.digitsAt(i+7, 4)
-	if area <= 0 || area == 666 || area >= 900 || group <= 0 || number <= 0 || c.is(end, isTokenish) {
-		return 0
-	}
-	return c.hit(i, end, "ssn")
 }
 
 // nanp is a North American phone number in three groups.

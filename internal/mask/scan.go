@@ -22,13 +22,13 @@ type trigger uint8
 const (
 	none     trigger = iota
 	onAt             // @: e-mail address
-	onColon          // : before a value, or in the :// of a URL
+	onColon          // : before a value, in the :// of a URL, in an address
 	onEquals         // = before a value
 	onDash           // - in a token's prefix, or in the -----BEGIN of a key
-	onUnder          // _ in a token's prefix
-	onA              // A of AKIA…, ASIA…, AIza…
+	onAnchor         // what else stands in a token's prefix
+	onUpper          // the first letter of AKIA… and the like
 	onJ              // J of a JWT's eyJ
-	onS              // S of SG.… and SK…
+	onX              // X of ZXlK, which is eyJ in base64
 	onDigit          // numbers
 	onPlus           // + of a phone number
 )
@@ -37,23 +37,32 @@ const (
 // goroutines at once.
 type Scanner struct {
 	triggers [256]trigger
+	groups   Group
 }
 
 // NewScanner returns a Scanner with the detectors of these groups.
 func NewScanner(groups Group) *Scanner {
-	s := new(Scanner)
+	s := &Scanner{groups: groups}
+	if groups != 0 {
+		s.triggers[':'] = onColon
+		for b := '0'; b <= '9'; b++ {
+			s.triggers[b] = onDigit
+		}
+	}
 	if groups&Secrets != 0 {
 		for b, t := range map[byte]trigger{
-			':': onColon, '=': onEquals, '-': onDash, '_': onUnder, 'A': onA, 'J': onJ, 'S': onS,
+			'=': onEquals, '-': onDash, '_': onAnchor, '.': onAnchor, '~': onAnchor, '$': onAnchor, 'J': onJ, 'X': onX,
 		} {
 			s.triggers[b] = t
+		}
+		for b := 'A'; b <= 'Z'; b++ {
+			if beginning[b] != nil {
+				s.triggers[b] = onUpper
+			}
 		}
 	}
 	if groups&PII != 0 {
 		s.triggers['@'], s.triggers['+'] = onAt, onPlus
-		for b := '0'; b <= '9'; b++ {
-			s.triggers[b] = onDigit
-		}
 	}
 	return s
 }
@@ -61,7 +70,13 @@ func NewScanner(groups Group) *Scanner {
 // Scan returns what it finds, in order and without overlaps; nil when there is
 // nothing.
 func (s *Scanner) Scan(value []byte) []Hit {
-	c := cursor{v: value}
+	return s.ScanNamed("", value)
+}
+
+// ScanNamed is Scan for a value that has a name, such as a column: words in it
+// count as if they stood before the value.
+func (s *Scanner) ScanNamed(name string, value []byte) []Hit {
+	c := cursor{v: value, name: name, groups: s.groups}
 	for i := s.next(value, 0); i < len(value); i = s.next(value, i) {
 		i = max(c.at(i, s.triggers[value[i]]), i+1)
 	}
@@ -88,9 +103,12 @@ func (s *Scanner) next(v []byte, i int) int {
 
 // cursor is the state of one scan.
 type cursor struct {
-	v      []byte
-	hits   []Hit
-	runEnd int // end of the run of token characters that was looked at last
+	v         []byte
+	name      string // of the value
+	groups    Group
+	hits      []Hit
+	runEnd    int // end of the run of token characters that was looked at last
+	dottedEnd int // the same with dots
 }
 
 // at looks at a trigger and returns where to go on.
@@ -99,10 +117,7 @@ func (c *cursor) at(i int, t trigger) int {
 	case onAt:
 		return c.email(i)
 	case onColon:
-		if i+2 < len(c.v) && c.v[i+1] == '/' && c.v[i+2] == '/' {
-			return c.url(i)
-		}
-		return c.keyed(i)
+		return c.colon(i)
 	case onEquals:
 		return c.keyed(i)
 	case onDash:
@@ -110,20 +125,42 @@ func (c *cursor) at(i int, t trigger) int {
 			return c.pem(i)
 		}
 		return c.token(i)
-	case onUnder:
+	case onAnchor:
+		if end := c.inside(i); end > 0 {
+			return end
+		}
 		return c.token(i)
-	case onA:
-		return c.upperA(i)
+	case onUpper:
+		return c.word(i)
 	case onJ:
 		return c.jwt(i)
-	case onS:
-		return c.upperS(i)
+	case onX:
+		return c.wrappedJWT(i)
 	case onDigit:
 		return c.number(i)
 	case onPlus:
 		return c.phone(i)
 	}
 	return i + 1
+}
+
+func (c *cursor) colon(i int) int {
+	if c.groups&PII != 0 {
+		if end := c.ipv6(i); end > 0 {
+			return end
+		}
+	}
+	switch {
+	case c.groups&Secrets == 0:
+		return i + 1
+	case i+2 < len(c.v) && c.v[i+1] == '/' && c.v[i+2] == '/':
+		return c.url(i)
+	case i+2 < len(c.v) && c.v[i+1] == 'A' && c.v[i+2] == 'A':
+		if end := c.telegram(i); end > 0 {
+			return end
+		}
+	}
+	return c.keyed(i)
 }
 
 // hit notes a find and returns its end. One that overlaps those before it is
@@ -148,22 +185,23 @@ const (
 	isTokenish // also _ and -
 	isLocal    // of the local part of an e-mail address
 	isBase64   // also + and /
+	isDotted   // isTokenish, and . = ~
 )
 
-var class = func() (t [256]uint8) {
+var class = func() (t [256]uint16) {
 	for b := range 256 {
 		switch c := byte(b); {
 		case c >= '0' && c <= '9':
-			t[b] = isDigit | isHexLower | isTokenish | isLocal | isBase64
+			t[b] = isDigit | isHexLower | isTokenish | isLocal | isBase64 | isDotted
 		case c >= 'A' && c <= 'Z':
-			t[b] = isUpper | isTokenish | isLocal | isBase64
+			t[b] = isUpper | isTokenish | isLocal | isBase64 | isDotted
 		case c >= 'a' && c <= 'z':
-			t[b] = isLower | isTokenish | isLocal | isBase64
+			t[b] = isLower | isTokenish | isLocal | isBase64 | isDotted
 			if c <= 'f' {
 				t[b] |= isHexLower
 			}
 		case c == '_' || c == '-':
-			t[b] = isTokenish | isLocal
+			t[b] = isTokenish | isLocal | isDotted
 		case c == '+' || c == '/':
 			t[b] = isBase64
 			if c == '+' {
@@ -171,6 +209,11 @@ var class = func() (t [256]uint8) {
 			}
 		case c == '.' || c == '%' || c >= 0x80:
 			t[b] = isLocal
+			if c == '.' {
+				t[b] |= isDotted
+			}
+		case c == '=' || c == '~':
+			t[b] = isDotted
 		}
 	}
 	return t
@@ -180,12 +223,12 @@ const isAlnum = isDigit | isUpper | isLower
 
 // is reports whether the byte at i is of one of the classes; there is nothing
 // before the beginning and behind the end.
-func (c *cursor) is(i int, classes uint8) bool {
+func (c *cursor) is(i int, classes uint16) bool {
 	return i >= 0 && i < len(c.v) && class[c.v[i]]&classes != 0
 }
 
 // run returns the end of the row of bytes of these classes, at most limit long.
-func (c *cursor) run(i int, classes uint8, limit int) int {
+func (c *cursor) run(i int, classes uint16, limit int) int {
 	end := min(len(c.v), i+limit)
 	for i < end && class[c.v[i]]&classes != 0 {
 		i++

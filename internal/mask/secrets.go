@@ -15,86 +15,6 @@ const (
 	maxKeyWord = 40  // the longest name of a value
 )
 
-// tokenKind is a token that begins with a prefix of its issuer's.
-type tokenKind struct {
-	prefix   string
-	classes  uint8 // of the bytes behind the prefix
-	min, max int   // how many of them
-	mixed    bool  // there must be letters of both cases and two digits
-	detector string
-}
-
-var tokenKinds = []tokenKind{
-	{"ghp_", isAlnum, 36, 251, false, "github-token"},
-	{"gho_", isAlnum, 36, 251, false, "github-token"},
-	{"ghu_", isAlnum, 36, 251, false, "github-token"},
-	{"ghs_", isAlnum, 36, 251, false, "github-token"},
-	{"ghr_", isAlnum, 36, 251, false, "github-token"},
-	{"github_pat_", isTokenish, 60, 251, false, "github-token"},
-	{"glpat-", isTokenish, 20, 128, false, "gitlab-token"},
-	{"xoxb-", isTokenish, 20, 255, false, "slack-token"},
-	{"xoxp-", isTokenish, 20, 255, false, "slack-token"},
-	{"xoxa-", isTokenish, 20, 255, false, "slack-token"},
-	{"xoxr-", isTokenish, 20, 255, false, "slack-token"},
-	{"xoxs-", isTokenish, 20, 255, false, "slack-token"},
-	{"xapp-", isTokenish, 20, 255, false, "slack-token"},
-	{"sk_live_", isAlnum, 16, 255, false, "stripe-key"},
-	{"rk_live_", isAlnum, 16, 255, false, "stripe-key"},
-	{"sk_test_", isAlnum, 16, 255, false, "stripe-key"},
-	{"rk_test_", isAlnum, 16, 255, false, "stripe-key"},
-	{"whsec_", isBase64, 24, 128, false, "webhook-secret"},
-	{"sk-", isTokenish, 20, 255, true, "api-key"}, // OpenAI, Anthropic and their kin
-	{"npm_", isAlnum, 36, 36, false, "npm-token"},
-	{"pypi-", isTokenish, 50, maxToken, true, "pypi-token"},
-	{"hf_", isAlnum, 30, 64, true, "huggingface-token"},
-	{"dckr_pat_", isTokenish, 20, 64, false, "docker-token"},
-	{"shpat_", isHexLower, 32, 32, false, "shopify-token"},
-}
-
-// tokensBefore indexes tokenKinds by the byte before the first - or _, which
-// makes a look at one of those cheap.
-var tokensBefore = func() (t [256][]int) {
-	for n, k := range tokenKinds {
-		b := k.prefix[bytes.IndexAny([]byte(k.prefix), "-_")-1]
-		t[b] = append(t[b], n)
-	}
-	return t
-}()
-
-// token looks at a - or _ that may be the first of a token's prefix.
-func (c *cursor) token(i int) int {
-	if i < 2 {
-		return i + 1
-	}
-	for _, n := range tokensBefore[c.v[i-1]] {
-		k := &tokenKinds[n]
-		start := i - bytes.IndexByte([]byte(k.prefix), c.v[i])
-		if start < 0 || start > i || !c.hasPrefix(start, k.prefix) || c.is(start-1, isAlnum) {
-			continue
-		}
-		from := start + len(k.prefix)
-		end := c.tokenEnd(from, k)
-		body := c.v[from:end]
-		if len(body) < k.min || len(body) > k.max || k.mixed && !mixed(body, 2) {
-			continue
-		}
-		return c.hit(start, end, k.detector)
-	}
-	return i + 1
-}
-
-// tokenEnd remembers the end of the last row of token characters, because in a
-// row like sk-sk-sk- every prefix would walk to its end.
-func (c *cursor) tokenEnd(from int, k *tokenKind) int {
-	if k.classes != isTokenish {
-		return c.run(from, k.classes, maxToken)
-	}
-	if from >= c.runEnd {
-		c.runEnd = c.run(from, isTokenish, len(c.v))
-	}
-	return c.runEnd
-}
-
 // mixed reports whether there are letters of both cases and some digits.
 func mixed(b []byte, some int) bool {
 	var digits, upper, lower int
@@ -149,38 +69,53 @@ func (c *cursor) jwt(i int) int {
 		n++
 		end = c.run(end+1, isTokenish, limit-end-1)
 	}
+	if n == 0 && c.hasPrefix(start, "eyJrIjoi") && end-start >= 70 && end-start <= 408 {
+		return c.hit(start, end, "grafana-token") // {"k":" is an old API key
+	}
 	if n < 2 || dots[1]-dots[0] < 4 {
 		return max(i+1, min(dots[0], end))
 	}
-	head := c.v[start:min(dots[0], start+1024)]
-	var plain [768]byte
-	size, _ := base64.RawURLEncoding.Decode(plain[:], head[:len(head)/4*4])
-	if !bytes.Contains(plain[:size], []byte(`"alg"`)) && !bytes.Contains(plain[:size], []byte(`"typ"`)) {
+	if !joseHeader(c.v[start:dots[0]]) {
 		return i + 1
 	}
 	return c.hit(start, end, "jwt")
 }
 
-// upperA looks for AWS access keys and Google API keys.
-func (c *cursor) upperA(i int) int {
-	if i+4 > len(c.v) || c.is(i-1, isAlnum) {
+// joseHeader decodes the first part of a JWT (RFC 7515, 4.1).
+func joseHeader(head []byte) bool {
+	head = head[:min(len(head), 1024)]
+	var plain [768]byte
+	size, _ := base64.RawURLEncoding.Decode(plain[:], head[:len(head)/4*4])
+	return bytes.Contains(plain[:size], []byte(`"alg"`)) || bytes.Contains(plain[:size], []byte(`"typ"`))
+}
+
+// wrappedJWT looks at the X of ZXlK: a JWT in base64.
+func (c *cursor) wrappedJWT(i int) int {
+	start := i - 1
+	if start < 0 || !c.hasPrefix(start, "ZXlK") || c.is(start-1, isBase64|isTokenish) {
 		return i + 1
 	}
-	switch string(c.v[i : i+4]) {
-	case "AKIA", "ASIA", "ABIA", "ACCA":
-		end := c.run(i+4, isUpper|isDigit, 17)
-		if end != i+20 || c.is(end, isAlnum) {
-			return i + 1
-		}
-		c.awsSecret(max(0, i-awsNearby), i)
-		c.hit(i, end, "aws-access-key")
-		return max(end, c.awsSecret(end, min(len(c.v), end+awsNearby)))
-	case "AIza":
-		if end := c.run(i+4, isTokenish, 36); end == i+39 {
-			return c.hit(i, end, "google-api-key")
-		}
+	end := c.run(start, isBase64, maxJWT)
+	var plain [768]byte
+	size, _ := base64.RawStdEncoding.Decode(plain[:], c.v[start:start+min(end-start, 1024)/4*4])
+	head, rest, ok := bytes.Cut(plain[:size], []byte("."))
+	if !ok || len(rest) < 3 || !joseHeader(head) {
+		return end
 	}
-	return i + 1
+	for c.is(end, isDotted) && c.v[end] == '=' {
+		end++
+	}
+	return c.hit(start, end, "jwt")
+}
+
+// awsSecrets looks for secret access keys around an id, v[start:end], which is
+// the last find. It returns the end of the last.
+func (c *cursor) awsSecrets(start, end int) int {
+	id := c.hits[len(c.hits)-1]
+	c.hits = c.hits[:len(c.hits)-1]
+	c.awsSecret(max(0, start-awsNearby), start)
+	c.hit(id.Start, id.End, id.Detector)
+	return c.awsSecret(end, min(len(c.v), end+awsNearby))
 }
 
 // awsSecret looks for a secret access key between from and to: forty characters
@@ -200,30 +135,60 @@ func (c *cursor) awsSecret(from, to int) int {
 	return 0
 }
 
-// upperS looks for SendGrid's and Twilio's keys.
-func (c *cursor) upperS(i int) int {
-	if i+2 >= len(c.v) || c.is(i-1, isAlnum) {
-		return i + 1
+// telegram looks at the colon of a bot's token: its number, then 35 characters.
+func (c *cursor) telegram(i int) int {
+	start := i
+	for start > 0 && i-start < 17 && c.is(start-1, isDigit) {
+		start--
 	}
-	switch {
-	case c.hasPrefix(i, "SG."):
-		dot := c.run(i+3, isTokenish, 23)
-		if dot == i+25 && dot < len(c.v) && c.v[dot] == '.' {
-			if end := c.run(dot+1, isTokenish, 44); end == dot+44 {
-				return c.hit(i, end, "sendgrid-key")
-			}
-		}
-	case c.hasPrefix(i, "SK"):
-		if end := c.run(i+2, isHexLower, 33); end == i+34 && !c.is(end, isAlnum) {
-			return c.hit(i, end, "twilio-key")
+	end := c.run(i+1, isTokenish, 36)
+	if n := i - start; n < 5 || n > 16 || c.is(start-1, isAlnum) || end != i+36 || !mixed(c.v[i+1:end], 1) {
+		return 0
+	}
+	return c.hit(start, end, "telegram-token")
+}
+
+// webhooks are URLs whose path is the secret.
+var webhooks = []string{
+	"hooks.slack.com/services/", "hooks.slack.com/workflows/", "hooks.slack.com/triggers/",
+	"discord.com/api/webhooks/", "discordapp.com/api/webhooks/",
+	"outlook.office.com/webhook/", "hooks.zapier.com/hooks/catch/", "chat.googleapis.com/v1/spaces/",
+}
+
+// webhook looks behind the :// of a URL.
+func (c *cursor) webhook(from int) int {
+	for _, w := range webhooks {
+		if c.hasPrefix(from, w) {
+			return c.webhookPath(from + len(w))
 		}
 	}
-	return i + 1
+	host := c.run(from, isTokenish, 64)
+	if teams := ".webhook.office.com/webhookb2/"; c.hasPrefix(host, teams) {
+		return c.webhookPath(host + len(teams))
+	}
+	return 0
+}
+
+func (c *cursor) webhookPath(from int) int {
+	end := from
+	for end < len(c.v) && end-from < maxToken && (class[c.v[end]]&(isDotted|isBase64) != 0 || bytes.IndexByte([]byte("@?&%"), c.v[end]) >= 0) {
+		end++
+	}
+	for end > from && c.v[end-1] == '.' {
+		end--
+	}
+	if end-from < 16 || !someDigits(c.v[from:end]) {
+		return 0
+	}
+	return c.hit(from, end, "webhook")
 }
 
 // url looks at the :// of a URL with a password in it.
 func (c *cursor) url(i int) int {
 	from := i + 3
+	if end := c.webhook(from); end > 0 {
+		return end
+	}
 	colon, at := -1, -1
 	limit := min(len(c.v), from+maxUser)
 scan:
@@ -265,4 +230,13 @@ func entropy(b []byte) float64 {
 		h -= math.Log2(float64(counts[x])/float64(len(b))) / float64(len(b))
 	}
 	return h
+}
+
+// facebook looks at the number, v[i:end], of an app before a | and its token.
+func (c *cursor) facebook(i, end int) int {
+	stop := c.run(end+1, isTokenish, 41)
+	if n := end - i; (n == 15 || n == 16) && stop-end-1 >= 27 && stop-end-1 <= 40 && mixed(c.v[end+1:stop], 1) {
+		return c.hit(i, stop, "facebook-token")
+	}
+	return end
 }
