@@ -2,7 +2,6 @@ package mask
 
 import (
 	"bytes"
-	"encoding/base32"
 	"encoding/binary"
 	"encoding/hex"
 	"strconv"
@@ -42,7 +41,7 @@ func (c *column) texts(value []byte) bool {
 	case Hash:
 		c.buf = appendHex(c.buf, c.digest(value)[:16])
 	case Pseudonym:
-		c.buf = appendPseudonym(c.buf, value, c.digest(value))
+		c.buf = c.names.appendText(c.buf, value)
 	default:
 		c.buf = append(c.buf, redacted...)
 	}
@@ -74,28 +73,6 @@ func appendPartial(dst, value []byte) []byte {
 	return append(dst, value...)
 }
 
-// pseudoEncoding has lower case letters and digits only.
-var pseudoEncoding = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
-
-// appendPseudonym keeps what kind of text it is: an e-mail address, a long row
-// of digits, or any. 80 bits of the digest keep the names of a large table
-// apart.
-func appendPseudonym(dst, value, digest []byte) []byte {
-	if at := bytes.LastIndexByte(value, '@'); at > 0 && bytes.IndexByte(value[at:], '.') > 1 {
-		dst = append(dst, "p_"...)
-		dst = pseudoEncoding.AppendEncode(dst, digest[:10])
-		return append(dst, "@example.com"...)
-	}
-	if len(value) >= 8 && len(value) <= 2*len(digest) && allDigits(value) {
-		for i := range value {
-			dst = append(dst, '0'+digest[i%len(digest)]>>(4*(i/len(digest)))&15%10)
-		}
-		return dst
-	}
-	dst = append(dst, "p_"...)
-	return pseudoEncoding.AppendEncode(dst, digest[:10])
-}
-
 func allDigits(b []byte) bool {
 	for _, c := range b {
 		if c-'0' > 9 {
@@ -112,8 +89,11 @@ func (c *column) bytea(value []byte) bool {
 		raw = byteaBytes(value)
 	}
 	out := []byte("redacted")
-	if c.kind == Hash || c.kind == Pseudonym {
+	switch c.kind {
+	case Hash:
 		out = c.digest(raw)[:16]
+	case Pseudonym:
+		out = c.names.seal(nil, raw)
 	}
 	if c.binary {
 		c.buf = append(c.buf, out...)
@@ -140,25 +120,30 @@ func (c *column) number(value []byte) bool {
 	if c.kind != Hash && c.kind != Pseudonym {
 		return c.zero()
 	}
-	canonical := value
+	v, err := strconv.ParseInt(string(value), 10, 64)
+	ok := err == nil
 	if c.binary {
-		n, ok := binaryInt(value)
-		if !ok || len(value) != c.typ.width {
-			return false
+		v, ok = binaryInt(value)
+		ok = ok && len(value) == c.typ.width
+	}
+	if !ok || !binaryFits(v, c.typ.width) {
+		return false
+	}
+	if c.kind == Pseudonym {
+		v = c.names.number(v, c.typ.width, true)
+	} else {
+		limit := uint64(1)
+		for range c.typ.digits {
+			limit *= 10
 		}
-		canonical = strconv.AppendInt(nil, n, 10)
+		v = int64(binary.BigEndian.Uint64(c.digest(strconv.AppendInt(nil, v, 10))) % limit)
 	}
-	limit := uint64(1)
-	for range c.typ.digits {
-		limit *= 10
-	}
-	n := binary.BigEndian.Uint64(c.digest(canonical)) % limit
 	if !c.binary {
-		c.buf = strconv.AppendUint(c.buf, n, 10)
+		c.buf = strconv.AppendInt(c.buf, v, 10)
 		return true
 	}
 	var b [8]byte
-	binary.BigEndian.PutUint64(b[:], n)
+	binary.BigEndian.PutUint64(b[:], uint64(v))
 	c.buf = append(c.buf, b[8-c.typ.width:]...)
 	return true
 }
@@ -175,7 +160,8 @@ func binaryInt(b []byte) (int64, bool) {
 	return 0, false
 }
 
-// uuid makes a version 8 one (RFC 9562: for others' use) from the digest.
+// uuid makes a version 8 one (RFC 9562: for others' use) from the digest. A
+// pseudonym has every bit for the value itself.
 func (c *column) uuid(value []byte) bool {
 	if c.kind != Hash && c.kind != Pseudonym {
 		return c.zero()
@@ -187,21 +173,34 @@ func (c *column) uuid(value []byte) bool {
 			return false
 		}
 	}
-	id := c.digest(raw)[:16]
-	id[6] = id[6]&0x0f | 0x80
-	id[8] = id[8]&0x3f | 0x80
+	if len(raw) != 16 {
+		return false
+	}
+	var id []byte
+	if c.kind == Pseudonym {
+		id = c.names.uuid(raw, true)
+	} else {
+		id = c.digest(raw)[:16]
+		id[6] = id[6]&0x0f | 0x80
+		id[8] = id[8]&0x3f | 0x80
+	}
 	if c.binary {
 		c.buf = append(c.buf, id...)
-		return true
+	} else {
+		c.buf = appendUUID(c.buf, id)
 	}
+	return true
+}
+
+func appendUUID(dst, id []byte) []byte {
 	for i, from := range [...]int{0, 4, 6, 8, 10} {
 		to := [...]int{4, 6, 8, 10, 16}[i]
 		if i > 0 {
-			c.buf = append(c.buf, '-')
+			dst = append(dst, '-')
 		}
-		c.buf = appendHex(c.buf, id[from:to])
+		dst = appendHex(dst, id[from:to])
 	}
-	return true
+	return dst
 }
 
 func uuidBytes(value []byte) ([]byte, bool) {

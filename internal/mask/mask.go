@@ -35,7 +35,8 @@ const (
 	// equal. Types without room for one are redacted.
 	Hash
 	// Pseudonym does the same in a shape for people: an address of example.com
-	// for an e-mail address, digits for digits, p_… for other texts.
+	// for an e-mail address, digits for digits, p_… for other texts. Restore
+	// reads it back.
 	Pseudonym
 )
 
@@ -124,8 +125,11 @@ func For(kind Kind, typ string, binary bool, key []byte) Masker {
 		c.kind = Redact
 	}
 	switch c.kind {
-	case Hash, Pseudonym:
+	case Hash:
 		c.mac = hmac.New(sha256.New, key)
+	case Pseudonym:
+		c.mac = hmac.New(sha256.New, key)
+		c.names = newPseudonyms(key)
 	case Redact, Partial:
 	default:
 		c.kind = Null
@@ -142,6 +146,7 @@ type column struct {
 	typ    pgType
 	binary bool
 	mac    hash.Hash
+	names  *pseudonyms // of Pseudonym
 	sum    [sha256.Size]byte
 	buf    []byte
 }
