@@ -264,6 +264,7 @@ type Mask struct {
 	Columns []string `yaml:"columns,omitempty"`
 	Detect  []string `yaml:"detect,omitempty"`
 	With    string   `yaml:"with"` // "redact", "partial", "null", "hash", "pseudonym"
+	Domain  string   `yaml:"domain,omitempty"`
 }
 
 // Socket is a Unix socket's path.

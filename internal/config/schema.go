@@ -360,7 +360,11 @@ func (d *decoder) mask(n *yaml.Node) Mask {
 		"columns": d.strs(&m.Columns, "columns", isColumn),
 		"detect":  d.strs(&m.Detect, "detect", isWord),
 		"with":    d.word(&m.With, "with", "redact", "partial", "null", "hash", "pseudonym"),
+		"domain":  d.str(&m.Domain, "domain", isName),
 	}, "target", "with")
+	if m.Domain != "" && m.With != "hash" && m.With != "pseudonym" {
+		d.problem(m.Pos, Error, "remove domain:, or mask with hash or pseudonym", "domain: says which hashes and pseudonyms are equal")
+	}
 	if len(m.Columns) == 0 && len(m.Detect) == 0 {
 		d.problem(m.Pos, Error, "add columns: or detect:", "the mask hides nothing")
 	}

@@ -145,6 +145,10 @@ type Gate interface {
 	// Masked returns the patterns of the columns that the policy masks for this
 	// target, such as "customers.email" or "*.ssn"; empty when there are none.
 	Masked() []string
+	// Restore returns the value that the agent knows by a pseudonym, of a column
+	// that is masked with pseudonyms. It is sure when nothing but a pseudonym has
+	// the form of v: digits may be one, or what they say.
+	Restore(f Field, v []byte) (real []byte, sure, ok bool)
 }
 
 // Causes with which the context of Submit is cancelled while a request waits

@@ -56,12 +56,8 @@ func (x *exchange) Result(fields []engine.Field) []engine.Masker {
 // column; else, computed from masked columns or of unknown origin, redacted;
 // else by the detectors and the known secret.
 func (g *gate) maskerFor(f *engine.Field) engine.Masker {
-	if g.masks != nil && f.Column != "" {
-		for _, m := range g.masks.Columns {
-			if engine.MatchColumn(m.Pattern, f.Schema, f.Table, f.Column) {
-				return g.counted("column", mask.For(m.Kind, f.Type, f.Binary, g.agent.MaskKey))
-			}
-		}
+	if m := g.masks.of(f); m != nil {
+		return g.counted("column", mask.For(m.Kind, f.Type, f.Binary, g.agent.keyOf(m)))
 	}
 	if len(f.Derived) > 0 {
 		return g.counted("derived", mask.For(mask.Redact, f.Type, f.Binary, nil))

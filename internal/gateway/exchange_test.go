@@ -20,7 +20,7 @@ import (
 func masked(s *Setup) {
 	s.Agents["planner"].MaskKey = []byte("0123456789abcdef0123456789abcdef")
 	s.Agents["planner"].Masks = map[string]*Masks{"orders": {
-		Columns: []ColumnMask{{"customers.email", mask.Partial}, {"*.ssn", mask.Null}, {"customers.*", mask.Redact}},
+		Columns: []ColumnMask{{Pattern: "customers.email", Kind: mask.Partial}, {Pattern: "*.ssn", Kind: mask.Null}, {Pattern: "customers.*", Kind: mask.Redact}},
 		Scanner: mask.NewScanner(mask.Secrets | mask.PII), Words: []string{"as above"},
 	}}
 }
@@ -77,6 +77,49 @@ func TestMasks(t *testing.T) {
 		w.counted(`postern_masked_values_total{kind="column"}`, "4")
 		w.counted(`postern_masked_values_total{kind="derived"}`, "2")
 		w.counted(`postern_masked_values_total{kind="detected"}`, "1")
+	})
+}
+
+// Equal values have equal pseudonyms within a domain, and are read back there.
+func TestMaskDomains(t *testing.T) {
+	masks := func(s *Setup) {
+		s.Agents["planner"].MaskKey = []byte("0123456789abcdef0123456789abcdef")
+		s.Agents["planner"].Masks = map[string]*Masks{"orders": {Columns: []ColumnMask{
+			{Pattern: "a.name", Kind: mask.Pseudonym},
+			{Pattern: "b.name", Kind: mask.Pseudonym},
+			{Pattern: "c.name", Kind: mask.Pseudonym, Domain: "others"},
+			{Pattern: "d.name", Kind: mask.Hash},
+		}, Words: []string{"as above"}}}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, masks)
+		w.lines.relay = func(ctx context.Context, c *wire.Conn, _ engine.Upstream, gate engine.Gate) error {
+			x, err := gate.Submit(ctx, &engine.Request{Kind: "line", Effects: []engine.Effect{{Verb: "read", Object: "a"}}})
+			if err != nil {
+				return err
+			}
+			shown, fields := map[string]string{}, map[string]engine.Field{}
+			for _, table := range []string{"a", "b", "c", "d"} {
+				f := engine.Field{Name: "name", Schema: "public", Table: table, Column: "name", Type: "text"}
+				v, _ := x.Result([]engine.Field{f})[0].Mask([]byte("Ada"))
+				shown[table], fields[table] = string(v), f
+			}
+			if shown["a"] != shown["b"] || shown["a"] == shown["c"] || shown["a"] == "Ada" {
+				t.Errorf("%q", shown)
+			}
+			for _, tt := range []struct {
+				column, value string
+				ok            bool
+			}{{"a", "b", true}, {"c", "c", true}, {"a", "c", false}, {"c", "a", false}, {"d", "d", false}} {
+				real, sure, ok := gate.Restore(fields[tt.column], []byte(shown[tt.value]))
+				if ok != tt.ok || ok && (!sure || string(real) != "Ada") {
+					t.Errorf("%s's pseudonym in %s: %q, %t, %t", tt.value, tt.column, real, sure, ok)
+				}
+			}
+			x.End(engine.Outcome{})
+			return nil
+		}
+		w.login("planner", "s1").ends()
 	})
 }
 

@@ -359,6 +359,15 @@ func (g *gate) Scrub(b []byte) []byte { return g.mask(b) }
 // Masked implements engine.Gate.
 func (g *gate) Masked() []string { return g.masks.Patterns() }
 
+// Restore implements engine.Gate.
+func (g *gate) Restore(f engine.Field, v []byte) (real []byte, sure, ok bool) {
+	m := g.masks.of(&f)
+	if m == nil || m.Kind != mask.Pseudonym {
+		return nil, false, false
+	}
+	return mask.Restore(f.Type, f.Binary, g.agent.keyOf(m), v)
+}
+
 // know makes sure that the secret of this session never comes back.
 func (g *gate) know(c secret.Credential) {
 	if c.Password.Empty() {

@@ -3,6 +3,8 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"crypto/tls"
 	"net/netip"
 	"reflect"
@@ -62,6 +64,30 @@ type Masks struct {
 type ColumnMask struct {
 	Pattern string
 	Kind    mask.Kind
+	Domain  string // of hashes and pseudonyms that are to be equal for equal values
+}
+
+// of returns the mask of a field's column, nil when there is none.
+func (m *Masks) of(f *engine.Field) *ColumnMask {
+	if m == nil || f.Column == "" {
+		return nil
+	}
+	for i := range m.Columns {
+		if engine.MatchColumn(m.Columns[i].Pattern, f.Schema, f.Table, f.Column) {
+			return &m.Columns[i]
+		}
+	}
+	return nil
+}
+
+// keyOf derives the key of a mask's domain; nil when the agent has none.
+func (a *Agent) keyOf(m *ColumnMask) []byte {
+	if m.Domain == "" || len(a.MaskKey) == 0 {
+		return a.MaskKey
+	}
+	h := hmac.New(sha256.New, a.MaskKey)
+	h.Write([]byte("domain " + m.Domain))
+	return h.Sum(nil)
 }
 
 // Patterns returns those of m's columns.

@@ -191,7 +191,7 @@ func (p *Policy) unmatched(target string, e engine.Effect) Verdict {
 	switch e.Verb {
 	case engine.Filter:
 		v.Reason = e.Object + " is masked, or newer than what is known of the database, and the statement uses it for more than to be shown, which would tell its values"
-		v.Help = "leave it out of conditions, joins, ORDER BY, GROUP BY, DISTINCT and calculations, or ask whoever keeps policy " +
+		v.Help = "leave it out of conditions, joins, ORDER BY, GROUP BY, DISTINCT and calculations (= with a pseudonym as it was shown is allowed), or ask whoever keeps policy " +
 			p.Name + " for a rule with target: " + target + ", verbs: [filter] and columns"
 	case engine.Derive:
 		v.Reason = e.Object + " is masked, or newer than what is known of the database, and the statement writes it elsewhere or gives it to a function, where it would not be"

@@ -69,7 +69,9 @@ func (s *Statement) appendColumns(b []byte) []byte {
 	}
 	b = binary.AppendUvarint(b, uint64(len(s.Equalities)))
 	for _, q := range s.Equalities {
-		b = appendColumn(binary.AppendUvarint(b, uint64(q.Param)<<1|bits(q.Assigns, 1)), q.Column)
+		b = binary.AppendUvarint(b, uint64(q.Param)<<1|bits(q.Assigns, 1))
+		b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(q.Literal)), uint64(q.Place))
+		b = appendColumn(b, q.Column)
 	}
 	b = binary.AppendUvarint(b, uint64(len(s.Outputs)))
 	for _, o := range s.Outputs {
@@ -224,7 +226,7 @@ func (d *decoding) columns(s *Statement) {
 	s.Uses = list(d, func() Use { return Use{Purpose: Purpose(d.number()), Column: d.column()} })
 	s.Equalities = list(d, func() Equality {
 		n := d.small()
-		return Equality{Param: n >> 1, Assigns: n&1 != 0, Column: d.column()}
+		return Equality{Param: n >> 1, Assigns: n&1 != 0, Literal: d.small(), Place: d.small(), Column: d.column()}
 	})
 	s.Outputs = list(d, func() Output { return Output{From: list(d, d.column)} })
 	if query := d.string(); query != "" {

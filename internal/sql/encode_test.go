@@ -22,7 +22,7 @@ func full() *Statement {
 		Settings:     []Setting{{Name: "role", Value: "x", Known: true}, {Name: "all", Reset: true, Local: true}},
 		Transactions: []Transaction{{Step: Savepoint, Name: "s", Chain: true}, {Step: RollbackPrepared}},
 		Uses:         []Use{{Filters, Column{Table{"public", "a"}, "email", true}}, {Derives, Column{Table{"", "b.c"}, "*", false}}},
-		Equalities:   []Equality{{Column{Table{"", "a"}, "x", true}, 2, true}, {Column{Table{"", "a"}, "x", false}, 1, false}},
+		Equalities:   []Equality{{Column{Table{"", "a"}, "x", true}, 0, 2, 0, true}, {Column{Table{"", "a"}, "", false}, 4, 0, 3, false}},
 		Outputs:      []Output{{From: []Column{{Table{"", "a"}, "x", true}}}, {}},
 		Copied:       &Copied{"SELECT 1", Table{"public", "a"}, true, true, "none", ';', '\'', '\\', "utf8"},
 		ReturnsRows:  true, Restricted: true, Limit: 10, Joins: 2, Parameters: 3, ByLiterals: true,

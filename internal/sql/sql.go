@@ -108,7 +108,7 @@ type Statement struct {
 	Functions []string // sorted, qualified as written or known
 
 	Uses       []Use      // columns that are used for more than to be shown
-	Equalities []Equality // columns that are compared with parameters, or set to them
+	Equalities []Equality // columns that are compared with parameters or literals, or set to them
 	Outputs    []Output   // of the one result that there is; nil where its columns are not known
 	Copied     *Copied    // when it is one COPY … TO STDOUT and nothing else
 
@@ -169,10 +169,13 @@ type Use struct {
 	Column  Column
 }
 
-// Equality is a column that must be equal to a parameter, or is set to one.
+// Equality is a column that must be equal to a parameter or a literal, or is set
+// to one. Nothing else in the text uses that value.
 type Equality struct {
 	Column  Column
-	Param   int // $n
+	Place   int // of a column that has no name in the text: the n-th of its table
+	Param   int // $n, 0 for a literal
+	Literal int // which of Literals, from 1; 0 for a parameter
 	Assigns bool
 }
 

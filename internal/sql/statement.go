@@ -173,7 +173,7 @@ func (s *Statement) Execute(prepared func(name string) *Statement) *Statement {
 		r.Columns = unique(slices.Concat(r.Columns, p.Columns))
 		r.Functions = unique(slices.Concat(r.Functions, p.Functions))
 		r.Parts = slices.Concat(r.Parts, p.Parts)
-		r.Uses = slices.Concat(r.Uses, p.Used()) // its parameters are those of EXECUTE
+		r.Uses = slices.Concat(r.Uses, p.Used(nil)) // its parameters are those of EXECUTE
 		if keeps {
 			r.Uses = append(r.Uses, p.written()...)
 		}
@@ -206,7 +206,7 @@ func (s *Statement) written() (uses []Use) {
 	return uses
 }
 
-// use is what an equality is where the parameter's value does not matter.
+// use is what an equality is where the value does not matter.
 func (q Equality) use() []Use {
 	if q.Assigns {
 		return nil
@@ -214,11 +214,14 @@ func (q Equality) use() []Use {
 	return []Use{{Purpose: Filters, Column: q.Column}}
 }
 
-// Used returns the uses of s, its comparisons with parameters among them.
-func (s *Statement) Used() []Use {
+// Used returns the uses of s, its comparisons with values among them unless they
+// are excused. excused may be nil.
+func (s *Statement) Used(excused func(Equality) bool) []Use {
 	uses := slices.Clip(s.Uses)
 	for _, q := range s.Equalities {
-		uses = append(uses, q.use()...)
+		if excused == nil || !excused(q) {
+			uses = append(uses, q.use()...)
+		}
 	}
 	return uses
 }

@@ -160,7 +160,7 @@ policies:
       - {name: no-ddl, target: "*", verbs: [ddl, grant], deny: schema changes go through a migration pull request, help: open one}
       - {name: session, target: "*", verbs: [session], allow: true}
       - {name: reads, target: "*", verbs: [select], allow: true}
-      - {name: scratch, target: orders, verbs: [insert, update, delete, copy-in, copy-out], tables: [scratch], allow: true}
+      - {name: scratch, target: orders, verbs: [insert, update, delete, copy-in, copy-out], tables: [scratch, letters], allow: true}
       - {name: copies, target: orders, verbs: [copy-out], allow: true}
       - {name: channels, target: orders, verbs: [listen, notify], allow: true}
       - {name: sleep, target: orders, verbs: [admin, function], allow: true, when: '"pg_sleep" in request.sql.functions'}
@@ -169,7 +169,7 @@ policies:
       - {name: narrow-writes, target: orders, verbs: [insert, update, delete], when: 'request.sql.by_key && !("customers" in request.sql.tables)', allow: true}
       - {name: other-writes-need-a-person, target: orders, verbs: [insert, update, delete], ask: {approvers: [dba], within: 10m, reason: required}}
     masks:
-      - {target: "*", columns: [customers.email, staff.email, "*.ssn"], with: pseudonym}
+      - {target: "*", columns: [customers.email, staff.email, "*.ssn", people.email, people.phone, people.number, people.ref, letters.email], with: pseudonym}
       - {target: "*", detect: [secrets, pii], with: redact}
   - name: reader
     rules:

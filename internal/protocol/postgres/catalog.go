@@ -35,6 +35,7 @@ type catalog struct {
 	relations  map[uint32]*relation
 	byName     map[string]*relation
 	masked     []string // every masked column, "schema.table.column"
+	types      map[uint32]string
 	generation int
 }
 
@@ -46,7 +47,8 @@ type relation struct {
 	masked  map[int16]bool
 	derived map[int16]bool // of a view: columns that are computed from masked ones
 	sources map[int16]source
-	hidden  bool // a view over masked columns that was not followed: every column of it may be one
+	types   map[int16]string // names of columns' types, of a domain what it is over
+	hidden  bool             // a view over masked columns that was not followed: every column of it may be one
 	view    bool
 	keys    [][]string
 
@@ -127,7 +129,10 @@ func catalogQuery(patterns []string) string {
  WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indrelid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
  GROUP BY i.indexrelid, i.indrelid HAVING pg_catalog.bool_and(a.attnotnull)`
 	const columns = `SELECT a.attrelid, a.attnum, a.attname,
- CASE WHEN a.atthasdef THEN pg_catalog.to_jsonb(a) OPERATOR(pg_catalog.->>) 'attgenerated'::pg_catalog.text END FROM pg_catalog.pg_attribute a
+ CASE WHEN a.atthasdef THEN pg_catalog.to_jsonb(a) OPERATOR(pg_catalog.->>) 'attgenerated'::pg_catalog.text END,
+ a.atttypid, COALESCE(b.typname, t.typname) FROM pg_catalog.pg_attribute a
+ LEFT JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid
+ LEFT JOIN pg_catalog.pg_type b ON b.oid OPERATOR(pg_catalog.=) t.typbasetype
  WHERE a.attrelid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped`
 	const views = `SELECT DISTINCT r.ev_class, d.refobjid FROM pg_catalog.pg_depend d
  JOIN pg_catalog.pg_rewrite r ON r.oid OPERATOR(pg_catalog.=) d.objid
@@ -158,7 +163,7 @@ type catalogReading struct {
 func newReading(patterns []string, generation int) *catalogReading {
 	return &catalogReading{into: &catalog{
 		patterns: patterns, generation: generation,
-		relations: map[uint32]*relation{}, byName: map[string]*relation{},
+		relations: map[uint32]*relation{}, byName: map[string]*relation{}, types: map[uint32]string{},
 	}}
 }
 
@@ -178,7 +183,7 @@ func (r *catalogReading) row(b []byte) error {
 	if r.asked {
 		return r.definition(v)
 	}
-	want := []int{1, 4, 2, 4, 2, 2}
+	want := []int{1, 4, 2, 6, 2, 2}
 	if r.result >= len(want) || len(v) != want[r.result] {
 		return malformed("catalog row")
 	}
@@ -193,7 +198,7 @@ func (r *catalogReading) row(b []byte) error {
 	}
 	oid := uint32(oid64)
 	if r.result == 1 {
-		rel := &relation{oid: oid, schema: v[1], name: v[2], columns: map[int16]string{}, masked: map[int16]bool{}, view: v[3] == "v" || v[3] == "m"}
+		rel := &relation{oid: oid, schema: v[1], name: v[2], columns: map[int16]string{}, types: map[int16]string{}, masked: map[int16]bool{}, view: v[3] == "v" || v[3] == "m"}
 		c.relations[oid], c.byName[rel.String()] = rel, rel
 		return nil
 	}
@@ -210,6 +215,7 @@ func (r *catalogReading) row(b []byte) error {
 			return malformed("catalog row")
 		}
 		rel.columns[int16(attr)] = v[2]
+		rel.types[int16(attr)] = c.typeName(v[4], v[5])
 		if v[3] != "" {
 			rel.generated = append(rel.generated, v[2])
 		}
@@ -230,6 +236,18 @@ func (r *catalogReading) row(b []byte) error {
 		}
 	}
 	return nil
+}
+
+// typeName takes a type's name. Those of extensions, which have an OID of their
+// own in every database, are remembered by it.
+func (c *catalog) typeName(oid, name string) string {
+	if name != "citext" {
+		return name
+	}
+	if n, err := strconv.ParseUint(oid, 10, 32); err == nil && n >= firstUserOID {
+		c.types[uint32(n)] = name
+	}
+	return name
 }
 
 // matches says whether a pattern of the policy names this column: "column",

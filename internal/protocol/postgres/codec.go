@@ -56,6 +56,7 @@ type held struct {
 	portal    *portal
 	request   engine.Request
 	parsed    *sql.Statement // what Resolve found
+	restored  []restored     // what its pseudonyms stand for
 }
 
 // statement is a prepared statement of Parse.
@@ -77,6 +78,7 @@ type portal struct {
 	statement *statement
 	results   []int16
 	exchange  engine.Exchange // opened by Bind's decision, used by the first Execute
+	restored  []restored
 	used      bool
 	fields    *fields
 	described bool // its Describe is on the way
@@ -97,6 +99,9 @@ type resolved struct {
 	charge  charge
 	refused *engine.Denial // whatever the policy says
 	last    *fields        // the newest description of its result
+
+	comparisons  []comparison
+	byPseudonyms *resolved // the same, where every comparison is with a pseudonym
 }
 
 type copyKind uint8
@@ -130,14 +135,14 @@ func (c *codec) keep(kind byte, r engine.Request) *engine.Request {
 func (c *codec) Allowed(out *messages.Out, x engine.Exchange) {
 	h := &c.held
 	stmt := c.heldStatement()
-	e := entry{kind: h.kind, exchange: x, resolved: stmt, started: time.Now()}
+	e := entry{kind: h.kind, exchange: x, resolved: stmt, restored: h.restored, started: time.Now()}
 	switch h.kind {
 	case 'P':
 		h.statement.sql = stmt.source
 		e.statement = h.statement
 		c.touched = true
 	case 'B':
-		h.portal.exchange = x
+		h.portal.exchange, h.portal.restored = x, h.restored
 		e.exchange = nil // the portal's, until Execute
 		e.portal = h.portal
 		c.setPortal(h.portal)
@@ -155,9 +160,24 @@ func (c *codec) Allowed(out *messages.Out, x engine.Exchange) {
 		c.remember(stmt)
 		c.ran++
 	}
-	c.queue.push(e)
-	out.Up = append(out.Up, h.msg...)
+	c.forward(out, e)
 	c.shrink()
+}
+
+// forward sends the held message on, with the values that its pseudonyms stand
+// for.
+func (c *codec) forward(out *messages.Out, e entry) {
+	h := &c.held
+	switch {
+	case len(h.restored) == 0:
+		out.Up = append(out.Up, h.msg...)
+	case h.kind == 'Q':
+		c.queryByParameters(out, e, h.request.Text, h.restored)
+		return
+	default:
+		out.Up = appendBind(out.Up, h.msg, h.restored)
+	}
+	c.queue.push(e)
 }
 
 // shrink gives a large held message's room back.
@@ -165,7 +185,7 @@ func (c *codec) shrink() {
 	if cap(c.held.msg) > 16<<10 {
 		c.held.msg = nil
 	}
-	c.held.statement, c.held.portal, c.held.parsed = nil, nil, nil
+	c.held.statement, c.held.portal, c.held.parsed, c.held.restored = nil, nil, nil, nil
 	c.held.request = engine.Request{}
 }
 

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"bytes"
+	"cmp"
 
 	"github.com/postern/postern/internal/engine"
 )
@@ -47,7 +48,7 @@ func (c *codec) locate(f *fields) {
 		} else {
 			field.Derived = c.computedFrom(f.resolved, i, len(f.columns))
 		}
-		field.Name, field.Type, field.Binary = string(col.name), typeNames[col.typ], col.binary
+		field.Name, field.Type, field.Binary = string(col.name), cmp.Or(typeNames[col.typ], c.catalog.types[col.typ]), col.binary
 		f.list[i] = field
 	}
 }

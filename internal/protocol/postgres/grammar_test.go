@@ -3,6 +3,8 @@ package postgres
 import (
 	"context"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/postern/postern/internal/engine"
@@ -35,6 +37,12 @@ func (*grammar) Classify(_ context.Context, text string) (*sql.Statement, error)
 	}
 	if len(s.Kinds) != 1 {
 		s.Copied = nil
+		s.Equalities = slices.DeleteFunc(s.Equalities, func(q sql.Equality) bool {
+			if q.Literal > 0 {
+				s.Uses = append(s.Uses, sql.Use{Purpose: sql.Filters, Column: q.Column})
+			}
+			return q.Literal > 0
+		})
 	}
 	if len(s.Effects) == 0 {
 		s.Effects = []engine.Effect{{Verb: sql.Session, Object: "empty"}}
@@ -45,6 +53,7 @@ func (*grammar) Classify(_ context.Context, text string) (*sql.Statement, error)
 
 var (
 	tableName  = regexp.MustCompile(`(?:from|into|update|join|table|copy)\s+([a-z_]+)`)
+	equality   = regexp.MustCompile(`\b(email|id) = (?:\$(\d)|'[^']*'|\d+)`)
 	columnName = regexp.MustCompile(`\b(email|total|id|address)\b`)
 )
 
@@ -65,6 +74,7 @@ func classify(s *sql.Statement, part string) error {
 	}
 	s.Columns = append(s.Columns, columnName.FindAllString(part, -1)...)
 	s.Star = s.Star || strings.Contains(part, "*")
+	s.Equalities = append(s.Equalities, equalities(part, table)...)
 	switch kind {
 	case "select", "insert", "update", "delete":
 		add(kind, table)
@@ -135,4 +145,21 @@ func copiedOf(part, table string) *sql.Copied {
 		o.Table = t
 	}
 	return o
+}
+
+// equalities finds what columns are compared with, or set to.
+func equalities(part, table string) (out []sql.Equality) {
+	literal := 0
+	for _, m := range equality.FindAllStringSubmatch(part, -1) {
+		q := sql.Equality{
+			Column:  sql.Column{Table: sql.Table{Name: table}, Name: m[1]},
+			Assigns: strings.Contains(part, "set "+m[0]),
+		}
+		if q.Param, _ = strconv.Atoi(m[2]); q.Param == 0 {
+			literal++
+			q.Literal = literal
+		}
+		out = append(out, q)
+	}
+	return out
 }

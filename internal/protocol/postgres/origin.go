@@ -77,13 +77,14 @@ func (c *catalog) derivedFrom(s *sql.Statement) []string {
 
 // effects are those of s on masked columns: which rows come back, in which order,
 // and whether the statement fails, tells of a value though it is masked where it
-// is shown; and what is written elsewhere is masked no more.
-func (c *catalog) effects(s *sql.Statement) []engine.Effect {
+// is shown; and what is written elsewhere is masked no more. Comparisons that are
+// excused have none.
+func (c *catalog) effects(s *sql.Statement, excused func(sql.Equality) bool) []engine.Effect {
 	if len(c.patterns) == 0 {
 		return nil
 	}
 	var out []engine.Effect
-	uses := s.Used()
+	uses := s.Used(excused)
 	columns := make([]sql.Column, len(uses))
 	for i, u := range uses {
 		columns[i] = u.Column

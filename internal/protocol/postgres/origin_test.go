@@ -72,7 +72,7 @@ func TestEffectsOnMaskedColumns(t *testing.T) {
 		for purpose, verb := range map[sql.Purpose]string{sql.Filters: "filter", sql.Derives: "derive"} {
 			s := &sql.Statement{Uses: []sql.Use{{Purpose: purpose, Column: column}}}
 			var got []string
-			for _, e := range c.effects(s) {
+			for _, e := range c.effects(s, nil) {
 				got = append(got, e.Verb+" "+e.Object)
 			}
 			if want := strings.Replace(tt.want, "filter", verb, 1); strings.Join(got, ", ") != want {
@@ -84,7 +84,7 @@ func TestEffectsOnMaskedColumns(t *testing.T) {
 		{Column: sql.Column{Table: sql.Table{Name: "customers"}, Name: "email"}, Param: 1},
 		{Column: sql.Column{Table: sql.Table{Name: "customers_old"}, Name: "email"}, Param: 2, Assigns: true},
 	}}
-	if got := c.effects(compared); len(got) != 1 || got[0].Verb != sql.Filter {
+	if got := c.effects(compared, nil); len(got) != 1 || got[0].Verb != sql.Filter {
 		t.Errorf("compared with a parameter: %v", got)
 	}
 	// A name that is not qualified is of the table that has it, and of none that a
@@ -93,17 +93,17 @@ func TestEffectsOnMaskedColumns(t *testing.T) {
 		{Purpose: sql.Filters, Column: sql.Column{Table: sql.Table{Name: "customers"}, Name: "email"}},
 		{Purpose: sql.Filters, Column: sql.Column{Table: sql.Table{Name: "orders"}, Name: "email"}},
 	}}
-	if got := reading(t, "*.email").effects(joined); len(got) != 1 || got[0].Object != "public.customers.email" {
+	if got := reading(t, "*.email").effects(joined, nil); len(got) != 1 || got[0].Object != "public.customers.email" {
 		t.Errorf("of two tables of which one has the column: %v", got)
 	}
 	joined.Uses = joined.Uses[1:]
-	if got := reading(t, "*.email").effects(joined); len(got) != 1 || got[0].Object != "public.orders.email" {
+	if got := reading(t, "*.email").effects(joined, nil); len(got) != 1 || got[0].Object != "public.orders.email" {
 		t.Errorf("a column that has appeared since: %v", got)
 	}
-	if got := reading(t).effects(compared); got != nil {
+	if got := reading(t).effects(compared, nil); got != nil {
 		t.Errorf("nothing is masked, but %v", got)
 	}
-	if got := c.outdated().effects(compared); len(got) != 1 {
+	if got := c.outdated().effects(compared, nil); len(got) != 1 {
 		t.Errorf("with an outdated catalog: %v", got)
 	}
 }

@@ -17,7 +17,9 @@ type entry struct {
 	statement *statement // of Parse and Describe
 	portal    *portal    // of Bind, Describe and Execute
 	catalog   *catalogReading
-	probe     *probe // of COPY … TO STDOUT, and of the question for its columns
+	probe     *probe     // of COPY … TO STDOUT, and of the question for its columns
+	restored  []restored // values that the answer is not to show
+	query     bool       // of a Query that went in the extended protocol
 	started   time.Time
 
 	result  result // of the result set that is running

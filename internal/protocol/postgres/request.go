@@ -179,7 +179,7 @@ func (c *codec) forwardExecute(out *messages.Out, p *portal, msg []byte) {
 	asked := c.ask(out, r, false)
 	c.queue.push(entry{
 		kind: 'E', exchange: p.exchange, portal: p, started: c.now(),
-		resolved: r, stale: stale, probe: asked,
+		resolved: r, stale: stale, probe: asked, restored: p.restored,
 	})
 	p.exchange = nil
 	c.ran++

@@ -73,6 +73,14 @@ func (c *codec) complete(r *engine.Request, s *sql.Statement) {
 	}
 	k := c.known(s)
 	k.source = source
+	c.held.restored = nil
+	if len(k.comparisons) > 0 {
+		values, all := c.restore(k, r)
+		if c.held.restored = values; all {
+			k = c.excused(k)
+			k.source = source
+		}
+	}
 	r.Effects, r.Facts, r.Memo, r.Refused = k.effects, k.facts, k, k.refused
 	r.Count, r.Writes, r.Upkeep, r.Passing = k.charge.count, k.charge.writes, k.charge.upkeep, c.passing()
 }
@@ -87,7 +95,8 @@ func (c *codec) known(s *sql.Statement) *resolved {
 	}
 	q := s.Resolve(c.catalog.schemaOf)
 	r := &resolved{source: s, stmt: q, facts: maps.Clone(q.Facts), derived: c.catalog.derivedFrom(q), charge: chargeOf(q)}
-	r.effects = slices.Concat(q.Effects, c.catalog.effects(q))
+	r.effects = slices.Concat(q.Effects, c.catalog.effects(q, nil))
+	r.comparisons = c.catalog.comparisons(q)
 	if len(r.derived) > 0 {
 		r.outputs = c.catalog.outputs(q)
 	}

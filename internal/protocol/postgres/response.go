@@ -102,7 +102,7 @@ func (c *codec) description(out *messages.Out, head *entry, msg []byte) error {
 		return err
 	}
 	if head.kind == 'Q' {
-		head.result = begin(head.exchange, f)
+		head.result = begin(head, f)
 		out.Down = append(out.Down, msg...)
 		return nil
 	}
@@ -113,7 +113,7 @@ func (c *codec) description(out *messages.Out, head *entry, msg []byte) error {
 	case e.statement != nil && !e.statement.suspect:
 		e.statement.fields = f
 	}
-	if !e.swallow {
+	if !e.swallow && (msg[0] == 'T' || !e.query) {
 		out.Down = append(out.Down, msg...)
 	}
 	return nil
@@ -127,8 +127,8 @@ type result struct {
 	any     bool // some masker is not nil
 }
 
-func begin(x engine.Exchange, f *fields) result {
-	r := result{begun: true, columns: len(f.list), maskers: x.Result(f.list)}
+func begin(e *entry, f *fields) result {
+	r := result{begun: true, columns: len(f.list), maskers: hiding(e.exchange.Result(f.list), f.list, e.restored)}
 	for _, m := range r.maskers {
 		r.any = r.any || m != nil
 	}
@@ -145,7 +145,7 @@ func (c *codec) dataRow(out *messages.Out, head *entry, msg []byte) error {
 	}
 	if head.kind == 'E' && !head.result.begun && head.portal.fields != nil {
 		f := c.current(head.portal.fields)
-		head.result = begin(head.exchange, f)
+		head.result = begin(head, f)
 	}
 	if !head.result.begun {
 		return protocolError('D', "without a description of its columns")
@@ -304,10 +304,14 @@ func (c *codec) errorResponse(out *messages.Out, head *entry, msg []byte) error 
 		return nil // ReadyForQuery follows
 	}
 	c.unnameDiscarded()
+	tag := head.tag
 	for !c.queue.empty() && c.queue.head().kind != 'S' {
 		e := c.queue.pop()
 		if p := e.portal; e.kind == 'B' && c.portals[p.name] == p {
 			delete(c.portals, p.name)
+		}
+		if e.query {
+			e.tag = tag
 		}
 		e.end(engine.Failed)
 	}

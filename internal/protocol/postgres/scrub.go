@@ -90,5 +90,8 @@ func (c *codec) freeText(b []byte, e *entry) []byte {
 	} else {
 		b = c.gate.Scrub(b)
 	}
+	if e != nil {
+		b = hide(b, e.restored)
+	}
 	return c.identity.scrub(b)
 }

@@ -3,6 +3,7 @@ package postgres
 import (
 	"bytes"
 	"encoding/binary"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -72,7 +73,7 @@ func readRecorded(t *testing.T, file string, edit func(definition string) string
 // describeView writes a view's columns as viewsOf does.
 func describeView(r *relation) string {
 	var out []string
-	for _, attr := range slices.Sorted(mapKeys(r.columns)) {
+	for _, attr := range slices.Sorted(maps.Keys(r.columns)) {
 		name := r.columns[attr]
 		if strings.ContainsAny(name, " :") {
 			name = strconv.Quote(name)
@@ -91,16 +92,6 @@ func describeView(r *relation) string {
 		out = append(out, name)
 	}
 	return strings.Join(out, " ")
-}
-
-func mapKeys(m map[int16]string) func(func(int16) bool) {
-	return func(yield func(int16) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }
 
 // The definitions are those of PostgreSQL 13, 15, 17 and 18, as they keep them.

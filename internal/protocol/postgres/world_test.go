@@ -161,9 +161,9 @@ func catalogAnswer(patterns []string, status byte) []byte {
 	result(row(id(oidCustomers), "{id}"), row(id(oidOrders), "{id}"))
 	if len(patterns) > 0 {
 		result(
-			row(id(oidCustomers), "1", "id", ""), row(id(oidCustomers), "2", "email", ""),
-			row(id(oidOrders), "1", "id", ""), row(id(oidOrders), "2", "total", ""), row(id(oidView), "1", "address", ""),
-			row(id(oidPartition), "1", "email", ""), row(id(oidPartition), "2", "id", ""),
+			row(id(oidCustomers), "1", "id", "", "23", "int4"), row(id(oidCustomers), "2", "email", "", "25", "text"),
+			row(id(oidOrders), "1", "id", "", "23", "int4"), row(id(oidOrders), "2", "total", "", "1700", "numeric"), row(id(oidView), "1", "address", "", "25", "text"),
+			row(id(oidPartition), "1", "email", "", "25", "text"), row(id(oidPartition), "2", "id", "", "23", "int4"),
 		)
 		result(row(id(oidView), id(oidCustomers)))
 		result(row(id(oidPartition), id(oidCustomers)))

@@ -57,7 +57,7 @@ func Analyze(text string) (*sql.Statement, error) {
 		}
 		return nil, fmt.Errorf("parse tree: %w", err)
 	}
-	s, err := analyze(tree.Stmts)
+	s, err := analyze(tree.Stmts, text)
 	if err == nil && len(tree.Stmts) == 1 {
 		s.Copied = copyOut(text, tree.Stmts[0].GetStmt().GetCopyStmt())
 		s.ByLiterals = s.ByLiterals || s.Copied != nil
@@ -65,7 +65,7 @@ func Analyze(text string) (*sql.Statement, error) {
 	return s, err
 }
 
-func analyze(stmts []*pg.RawStmt) (s *sql.Statement, err error) {
+func analyze(stmts []*pg.RawStmt, text string) (s *sql.Statement, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			if r != errTooMuch { //nolint:errorlint // the very value that was thrown
@@ -74,7 +74,7 @@ func analyze(stmts []*pg.RawStmt) (s *sql.Statement, err error) {
 			s, err = tooMuch(), nil
 		}
 	}()
-	a := &analyzer{s: &sql.Statement{Limit: -1, Restricted: true}}
+	a := &analyzer{s: &sql.Statement{Limit: -1, Restricted: true}, bound: valuesIn(stmts, text)}
 	for _, raw := range stmts {
 		a.statement(raw.GetStmt())
 	}
@@ -108,6 +108,7 @@ type analyzer struct {
 	emitted   bool            // this statement has an effect
 	uses      map[sql.Use]bool
 	equal     map[sql.Equality]bool
+	bound     boundValues
 	depth     int
 }
 
@@ -205,6 +206,7 @@ func (a *analyzer) finish() *sql.Statement {
 			a.s.Restricted = false
 		}
 	}
+	a.onlyEqual()
 	a.s.Seal()
 	return a.s
 }
@@ -270,6 +272,7 @@ func (a *analyzer) leaf(m proto.Message) {
 	switch m := m.(type) {
 	case *pg.ParamRef:
 		a.s.Parameters = max(a.s.Parameters, int(m.Number))
+		a.bound.used[m.Number]++
 	case *pg.Alias:
 		mark(&a.relations, m.Aliasname)
 		if len(m.Colnames) > 0 {

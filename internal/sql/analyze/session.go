@@ -168,7 +168,7 @@ func (a *analyzer) byName(m proto.Message, sc *scope) {
 // prepare takes PREPARE. Its statement has its effects here already: what may
 // not run is refused as early as can be.
 func (a *analyzer) prepare(m *pg.PrepareStmt, sc *scope) {
-	inside, err := analyze([]*pg.RawStmt{{Stmt: m.Query}})
+	inside, err := analyze([]*pg.RawStmt{{Stmt: m.Query}}, "")
 	if err != nil {
 		a.unknown("prepare")
 		return

@@ -31,7 +31,14 @@ func describeColumns(line string) string {
 		if q.Assigns {
 			verb = ":="
 		}
-		equal = append(equal, fmt.Sprintf("%s%s$%d", column(q.Column), verb, q.Param))
+		value := fmt.Sprintf("$%d", q.Param)
+		if q.Literal > 0 {
+			value = fmt.Sprintf("#%d", q.Literal)
+		}
+		if q.Place > 0 {
+			q.Column.Name = fmt.Sprintf("[%d]", q.Place)
+		}
+		equal = append(equal, column(q.Column)+verb+value)
 	}
 	out := "?"
 	if s.Outputs != nil {

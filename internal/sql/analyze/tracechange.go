@@ -51,7 +51,9 @@ func (t *tracer) inserted(s *pg.InsertStmt, target relation, e *env) []sql.Colum
 	for _, row := range values.ValuesLists {
 		for i, n := range row.GetList().GetItems() {
 			if i < len(s.Cols) {
-				t.assigned(target, s.Cols[i].GetResTarget().GetName(), n)
+				t.assigned(target, s.Cols[i].GetResTarget().GetName(), 0, n)
+			} else if len(s.Cols) == 0 {
+				t.assigned(target, "", i+1, n)
 			}
 			written = append(written, t.expression(n, own)...)
 		}
@@ -114,7 +116,7 @@ func (t *tracer) assignments(list []*pg.Node, target relation, e *env) {
 		if multi := value.GetMultiAssignRef(); multi != nil {
 			value = multi.Source
 		}
-		t.assigned(target, set.GetName(), value)
+		t.assigned(target, set.GetName(), 0, value)
 		from := t.expression(value, e)
 		if target.table != nil {
 			from = slices.DeleteFunc(slices.Clone(from), func(c sql.Column) bool {
@@ -125,13 +127,14 @@ func (t *tracer) assignments(list []*pg.Node, target relation, e *env) {
 	}
 }
 
-// assigned notes that a column is set to a value that is bound.
-func (t *tracer) assigned(target relation, column string, value *pg.Node) {
-	p := valueOf(value).GetParamRef()
-	if p == nil || target.table == nil || column == "" {
+// assigned notes that a column, or the one at a place, is set to a value that is
+// bound or written out.
+func (t *tracer) assigned(target relation, column string, place int, value *pg.Node) {
+	if target.table == nil || column == "" && place == 0 {
 		return
 	}
-	t.a.equality(sql.Equality{
-		Column: sql.Column{Table: *target.table, Name: column, Sure: true}, Param: int(p.Number), Assigns: true,
-	})
+	q, ok := t.a.bound.of(sql.Column{Table: *target.table, Name: column, Sure: true}, value)
+	if q.Assigns, q.Place = true, place; ok {
+		t.a.equality(q)
+	}
 }

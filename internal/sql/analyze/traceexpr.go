@@ -255,8 +255,29 @@ func (t *tracer) equality(x *pg.A_Expr, e *env) bool {
 	if ref == nil || len(values) == 0 || slices.ContainsFunc(values, func(n *pg.Node) bool { return valueOf(n) == nil }) {
 		return false
 	}
-	for _, c := range unique(t.reference(ref, e)) {
+	columns := unique(t.reference(ref, e))
+	if !e.ofTables(stringsOf(ref.Fields)) {
+		t.filter(columns) // it may be computed
+		return true
+	}
+	for _, c := range columns {
 		t.equal(c, values)
+	}
+	return true
+}
+
+// ofTables says whether a column of this name can only be one of a table's own.
+func (e *env) ofTables(names []string) bool {
+	if len(names) > 1 {
+		r := e.named(names[:len(names)-1])
+		return r != nil && r.table != nil
+	}
+	for ; e != nil; e = e.outer {
+		for _, r := range e.relations {
+			if from, _ := r.column(names[0], false); r.table == nil && len(from) > 0 {
+				return false
+			}
+		}
 	}
 	return true
 }
@@ -264,12 +285,11 @@ func (t *tracer) equality(x *pg.A_Expr, e *env) bool {
 // equal notes that a column is compared with values.
 func (t *tracer) equal(c sql.Column, values []*pg.Node) {
 	for _, n := range values {
-		p := valueOf(n).GetParamRef()
-		if p == nil {
+		if q, ok := t.a.bound.of(c, n); ok {
+			t.a.equality(q)
+		} else {
 			t.filter([]sql.Column{c})
-			continue
 		}
-		t.a.equality(sql.Equality{Column: c, Param: int(p.Number)})
 	}
 }
 
