@@ -62,7 +62,8 @@ func (v *boundValues) of(c sql.Column, n *pg.Node) (q sql.Equality, ok bool) {
 	case c1.GetSval() != nil:
 		return q, c1.GetSval().Sval == written
 	case c1.GetIval() != nil:
-		return q, strconv.Itoa(int(c1.GetIval().Ival)) == written
+		n, err := strconv.ParseInt(written, 10, 32)
+		return q, err == nil && int32(n) == c1.GetIval().Ival
 	}
 	return q, false
 }
