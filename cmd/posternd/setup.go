@@ -199,7 +199,7 @@ func (b *builder) policies(cfg *config.Config) policy.Config {
 			src.Rules = append(src.Rules, rule)
 		}
 		for _, m := range p.Masks {
-			src.Masks = append(src.Masks, policy.Mask{Target: m.Target, Columns: m.Columns, Detect: m.Detect, With: m.With, Domain: m.Domain})
+			src.Masks = append(src.Masks, policy.Mask{Target: m.Target, Columns: m.Columns, Detect: m.Detect, With: m.With, Domain: m.Domain, Detects: m.Computed == "detect"})
 		}
 		out.Policies = append(out.Policies, src)
 	}
@@ -266,7 +266,7 @@ func masks(p *policy.Policy, targets []*gateway.Target) map[string]*gateway.Mask
 		for _, pm := range p.Masks(t.Name) {
 			kind, _ := mask.ParseKind(pm.With)
 			for _, c := range pm.Columns {
-				m.Columns = append(m.Columns, gateway.ColumnMask{Pattern: c, Kind: kind, Domain: pm.Domain})
+				m.Columns = append(m.Columns, gateway.ColumnMask{Pattern: c, Kind: kind, Domain: pm.Domain, Detects: pm.Detects})
 			}
 			g, _ := groups(pm.Detect)
 			detect |= g

@@ -265,6 +265,8 @@ type Mask struct {
 	Detect  []string `yaml:"detect,omitempty"`
 	With    string   `yaml:"with"` // "redact", "partial", "null", "hash", "pseudonym"
 	Domain  string   `yaml:"domain,omitempty"`
+	// What becomes of values that are computed from the columns: "detect" or "redact".
+	Computed string `yaml:"computed,omitempty"`
 }
 
 // Socket is a Unix socket's path.

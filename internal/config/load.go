@@ -165,6 +165,7 @@ func (d *decoder) references(c *Config) {
 	}
 	for i := range c.Policies {
 		p := &c.Policies[i]
+		d.detected(p)
 		rules := map[string]Pos{}
 		for j := range p.Rules {
 			d.once(rules, "rule", p.Rules[j].Name, p.Rules[j].Pos)

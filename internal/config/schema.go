@@ -356,11 +356,12 @@ func (d *decoder) percent(to *int, what string) reader {
 func (d *decoder) mask(n *yaml.Node) Mask {
 	m := Mask{Pos: d.pos(n)}
 	d.mapping(n, "a mask", map[string]reader{
-		"target":  d.str(&m.Target, "target", isTarget),
-		"columns": d.strs(&m.Columns, "columns", isColumn),
-		"detect":  d.strs(&m.Detect, "detect", isWord),
-		"with":    d.word(&m.With, "with", "redact", "partial", "null", "hash", "pseudonym"),
-		"domain":  d.str(&m.Domain, "domain", isName),
+		"target":   d.str(&m.Target, "target", isTarget),
+		"columns":  d.strs(&m.Columns, "columns", isColumn),
+		"detect":   d.strs(&m.Detect, "detect", isWord),
+		"with":     d.word(&m.With, "with", "redact", "partial", "null", "hash", "pseudonym"),
+		"domain":   d.str(&m.Domain, "domain", isName),
+		"computed": d.word(&m.Computed, "computed", "redact", "detect"),
 	}, "target", "with")
 	if m.Domain != "" && m.With != "hash" && m.With != "pseudonym" {
 		d.problem(m.Pos, Error, "remove domain:, or mask with hash or pseudonym", "domain: says which hashes and pseudonyms are equal")
@@ -368,7 +369,22 @@ func (d *decoder) mask(n *yaml.Node) Mask {
 	if len(m.Columns) == 0 && len(m.Detect) == 0 {
 		d.problem(m.Pos, Error, "add columns: or detect:", "the mask hides nothing")
 	}
+	if m.Computed == "detect" && len(m.Columns) == 0 {
+		d.problem(m.Pos, Error, "add columns:, or remove computed:", "computed: says what becomes of values that are computed from columns")
+	}
 	return m
+}
+
+// detected warns where computed values pass as they are, because nothing is
+// detected in them.
+func (d *decoder) detected(p *Policy) {
+	for _, m := range p.Masks {
+		if m.Computed == "detect" && !slices.ContainsFunc(p.Masks, func(o Mask) bool {
+			return len(o.Detect) > 0 && (o.Target == "*" || o.Target == m.Target)
+		}) {
+			d.problem(m.Pos, Error, "add a mask with detect: for the same target", "computed: detect, and nothing is detected")
+		}
+	}
 }
 
 func (d *decoder) socket(s *Socket, what string) reader {

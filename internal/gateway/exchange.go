@@ -53,13 +53,13 @@ func (x *exchange) Result(fields []engine.Field) []engine.Masker {
 }
 
 // maskerFor picks how a field is masked: by the first mask that names its
-// column; else, computed from masked columns or of unknown origin, redacted;
-// else by the detectors and the known secret.
+// column; else, computed from masked columns or of unknown origin, redacted,
+// unless all of their masks leave that to the detectors; else by the detectors and the known secret.
 func (g *gate) maskerFor(f *engine.Field) engine.Masker {
 	if m := g.masks.of(f); m != nil {
 		return g.counted("column", mask.For(m.Kind, f.Type, f.Binary, g.agent.keyOf(m)))
 	}
-	if len(f.Derived) > 0 {
+	if len(f.Derived) > 0 && !g.masks.detects(f.Derived) {
 		return g.counted("derived", mask.For(mask.Redact, f.Type, f.Binary, nil))
 	}
 	var m engine.Masker

@@ -20,7 +20,7 @@ import (
 func masked(s *Setup) {
 	s.Agents["planner"].MaskKey = []byte("0123456789abcdef0123456789abcdef")
 	s.Agents["planner"].Masks = map[string]*Masks{"orders": {
-		Columns: []ColumnMask{{Pattern: "customers.email", Kind: mask.Partial}, {Pattern: "*.ssn", Kind: mask.Null}, {Pattern: "customers.*", Kind: mask.Redact}},
+		Columns: []ColumnMask{{Pattern: "customers.email", Kind: mask.Partial}, {Pattern: "*.ssn", Kind: mask.Null}, {Pattern: "customers.*", Kind: mask.Redact}, {Pattern: "notes.body", Kind: mask.Redact, Detects: true}},
 		Scanner: mask.NewScanner(mask.Secrets | mask.PII), Words: []string{"as above"},
 	}}
 }
@@ -43,11 +43,15 @@ func TestMasks(t *testing.T) {
 			{column("customers", "phone"), "123", "[redacted]"},
 			{column("orders", "note"), "nothing to see", "nothing to see"},
 			{engine.Field{Name: "lower", Type: "text", Derived: []string{"public.customers.email"}}, "x", "[redacted]"},
+			{engine.Field{Name: "left", Type: "text", Derived: []string{"public.notes.body"}}, "a word", "a word"},
+			{engine.Field{Name: "left", Type: "text", Derived: []string{"public.notes.body", "public.customers.email"}}, "a word", "[redacted]"},
+			{engine.Field{Name: "left", Type: "text", Derived: []string{"unknown relation"}}, "a word", "[redacted]"},
+			{column("notes", "body"), "a word", "[redacted]"},
 			{engine.Field{Name: "email", Type: "text"}, "only its name is like it", "only its name is like it"},
 			{engine.Field{Name: "n", Type: "int4", Derived: []string{"public.customers.phone"}}, "123", "0"},
 		}
 		w.lines.relay = func(ctx context.Context, c *wire.Conn, _ engine.Upstream, gate engine.Gate) error {
-			if got := fmt.Sprint(gate.Masked()); got != "[customers.email *.ssn customers.*]" {
+			if got := fmt.Sprint(gate.Masked()); got != "[customers.email *.ssn customers.* notes.body]" {
 				t.Error("the patterns are", got)
 			}
 			x, err := gate.Submit(ctx, &engine.Request{Kind: "line", Effects: []engine.Effect{{Verb: "read", Object: "a"}}})
@@ -74,8 +78,8 @@ func TestMasks(t *testing.T) {
 			return nil
 		}
 		w.login("planner", "s1").ends()
-		w.counted(`postern_masked_values_total{kind="column"}`, "4")
-		w.counted(`postern_masked_values_total{kind="derived"}`, "2")
+		w.counted(`postern_masked_values_total{kind="column"}`, "5")
+		w.counted(`postern_masked_values_total{kind="derived"}`, "4")
 		w.counted(`postern_masked_values_total{kind="detected"}`, "1")
 	})
 }

@@ -8,6 +8,8 @@ import (
 	"crypto/tls"
 	"net/netip"
 	"reflect"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -64,6 +66,7 @@ type Masks struct {
 type ColumnMask struct {
 	Pattern string
 	Kind    mask.Kind
+	Detects bool   // what is computed from the columns is searched, and not redacted
 	Domain  string // of hashes and pseudonyms that are to be equal for equal values
 }
 
@@ -78,6 +81,22 @@ func (m *Masks) of(f *engine.Field) *ColumnMask {
 		}
 	}
 	return nil
+}
+
+// detects says whether values that may be computed from these columns, each
+// "schema.table.column", are searched by detectors instead of redacted.
+func (m *Masks) detects(columns []string) bool {
+	if m == nil || m.Scanner == nil {
+		return false
+	}
+	return !slices.ContainsFunc(columns, func(name string) bool {
+		parts := strings.Split(name, ".")
+		if len(parts) != 3 {
+			return true // a name that is quoted, or not known
+		}
+		of := m.of(&engine.Field{Schema: parts[0], Table: parts[1], Column: parts[2]})
+		return of == nil || !of.Detects
+	})
 }
 
 // keyOf derives the key of a mask's domain; nil when the agent has none.

@@ -63,6 +63,7 @@ type Mask struct {
 	Columns []string // "table.column" or "schema.table.column", "*" for any part
 	Detect  []string // detectors
 	With    string   // how
+	Detects bool     // the detectors search what is computed from the columns; else it is redacted
 	Domain  string   // of values whose hashes or pseudonyms are to be equal, empty for the agent's
 }
 
