@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -136,10 +137,12 @@ func (b *builder) unknownWords(cfg *config.Config) []string {
 			}
 		}
 	}
+	own := detectors(cfg)
 	for _, p := range cfg.Policies {
 		for _, m := range p.Masks {
-			if _, unknown := groups(m.Detect); unknown != "" {
-				out = append(out, fmt.Sprintf("%s: detector %q is not known; known are: secrets, pii", m.Pos, unknown))
+			if _, unknown := groups(m.Detect, own); unknown != "" {
+				out = append(out, fmt.Sprintf("%s: detector %q is not known; known are: %s", m.Pos, unknown,
+					strings.Join(append([]string{"secrets", "pii"}, slices.Sorted(maps.Keys(own))...), ", ")))
 			}
 		}
 	}
@@ -154,7 +157,8 @@ func (b *builder) protocolNames() string {
 	return strings.Join(names, ", ")
 }
 
-func groups(words []string) (g mask.Group, unknown string) {
+// groups are those of detectors that are built in; own ones are known too.
+func groups(words []string, own map[string]mask.Custom) (g mask.Group, unknown string) {
 	for _, w := range words {
 		switch w {
 		case "secrets":
@@ -162,7 +166,9 @@ func groups(words []string) (g mask.Group, unknown string) {
 		case "pii":
 			g |= mask.PII
 		default:
-			return 0, w
+			if _, ok := own[w]; !ok {
+				return 0, w
+			}
 		}
 	}
 	return g, ""
@@ -245,7 +251,7 @@ func (b *builder) setup(cfg *config.Config, set *policy.Set, before *dns.Table) 
 		s.Agents[a.Name] = &gateway.Agent{
 			Name: a.Name, Policy: p, PolicyName: a.Policy,
 			Observe: a.Mode == "observe", Until: a.Until,
-			MaskKey: derived(b.maskKey, "agent "+a.Name), Masks: masks(p, s.Targets), Budgets: budgets(cfg, a.Policy),
+			MaskKey: derived(b.maskKey, "agent "+a.Name), Masks: masks(p, s.Targets, detectors(cfg), derived(b.maskKey, "agent "+a.Name)), Budgets: budgets(cfg, a.Policy),
 		}
 	}
 	return s, nil
@@ -258,22 +264,29 @@ func derived(key []byte, purpose string) []byte {
 }
 
 // masks sorts a policy's masks by target.
-func masks(p *policy.Policy, targets []*gateway.Target) map[string]*gateway.Masks {
+func masks(p *policy.Policy, targets []*gateway.Target, own map[string]mask.Custom, key []byte) map[string]*gateway.Masks {
 	out := map[string]*gateway.Masks{}
 	for _, t := range targets {
 		var m gateway.Masks
 		var detect mask.Group
+		var custom []mask.Custom
 		for _, pm := range p.Masks(t.Name) {
 			kind, _ := mask.ParseKind(pm.With)
 			for _, c := range pm.Columns {
 				m.Columns = append(m.Columns, gateway.ColumnMask{Pattern: c, Kind: kind, Domain: pm.Domain, Detects: pm.Detects})
 			}
-			g, _ := groups(pm.Detect)
+			g, _ := groups(pm.Detect, own)
 			detect |= g
+			for _, word := range pm.Detect {
+				if d, ok := own[word]; ok && !slices.ContainsFunc(custom, func(c mask.Custom) bool { return c.Name == word }) {
+					custom = append(custom, d)
+					m.Words = append(m.Words, words(d))
+				}
+			}
 			m.Words = append(m.Words, fmt.Sprint(pm))
 		}
-		if detect != 0 {
-			m.Scanner = mask.NewScanner(detect)
+		if detect != 0 || len(custom) > 0 {
+			m.Scanner = mask.NewScanner(detect).With(key, custom...)
 		}
 		if len(m.Words) > 0 {
 			out[t.Name] = &m

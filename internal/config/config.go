@@ -60,6 +60,8 @@ type Config struct {
 	Agents   []Agent  `yaml:"agents,omitempty"`
 	Targets  []Target `yaml:"targets,omitempty"`
 	Policies []Policy `yaml:"policies,omitempty"`
+
+	Detectors []Detector `yaml:"detectors,omitempty"` // beside those that are built in
 }
 
 // Pos is a place in a file.

@@ -17,6 +17,7 @@ import (
 const withDefaults = `
 agents: [{name: a, cgroup: agents.slice/a, policy: p, mounts: [{path: /srv}]}]
 targets: [{name: t, protocol: postgres, hosts: [db.example:5432], anonymous: allow}]
+detectors: [{name: d, anchors: [EMP-], pattern: EMP}]
 policies: [{name: p, rules: [{name: r, target: t, verbs: [select], ask: {approvers: [dba]}}], budgets: [{name: b, per: 1h, rows: 1, ask: {at: 50%, approvers: [dba]}}]}]
 `
 

@@ -180,6 +180,7 @@ func (d *decoder) references(c *Config) {
 			known(p.Budgets[j].Pos, p.Budgets[j].Target)
 		}
 	}
+	d.detectors(c)
 	d.cgroups(c)
 	d.addresses(c)
 }

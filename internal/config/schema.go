@@ -36,6 +36,9 @@ func (d *decoder) config(n *yaml.Node) *Config {
 		"trust":     d.trust(&c.Trust),
 		"limits":    d.limits(&c.Limits),
 		"log":       d.log(&c.Log),
+		"detectors": func(n *yaml.Node) {
+			d.list(n, "detectors", func(e *yaml.Node) { c.Detectors = append(c.Detectors, d.detector(e)) })
+		},
 		"agents": func(n *yaml.Node) {
 			d.list(n, "agents", func(e *yaml.Node) { c.Agents = append(c.Agents, d.agent(e)) })
 		},

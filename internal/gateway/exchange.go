@@ -64,7 +64,7 @@ func (g *gate) maskerFor(f *engine.Field) engine.Masker {
 	}
 	var m engine.Masker
 	if g.masks != nil && g.masks.Scanner != nil {
-		m = g.counted("detected", mask.Detect(g.masks.Scanner, f.Type, f.Binary))
+		m = g.counted("detected", mask.Detect(g.masks.Scanner, f.Column+" "+f.Name, f.Type, f.Binary))
 	}
 	if g.known != nil && !fixedTypes[f.Type] {
 		return chained{g.counted("secret", &echo{matcher: g.known, sized: f.Binary && !textTypes[f.Type]}), m}

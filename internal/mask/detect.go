@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"net/netip"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -15,15 +17,22 @@ const redactedJSON = `"` + redacted + `"`
 // Detect returns the masker of a column that is searched by s. Finds are
 // replaced within the value where the type allows it, so that the rest stays
 // readable; where it does not, the value becomes NULL, or for JSON a string.
-func Detect(s *Scanner, typ string, binary bool) *Detector {
-	return &Detector{scanner: s, binary: binary, typ: types[typ]}
+// The name tells what its values may be: several with spaces between, or none.
+func Detect(s *Scanner, name, typ string, binary bool) *Detector {
+	d := &Detector{scanner: s, named: s.context(name), binary: binary, typ: types[typ]}
+	if element, ok := strings.CutPrefix(typ, "_"); ok {
+		d.strict = types[element].family != text && types[element].family != jsonText && types[element].family != jsonb
+	}
+	return d
 }
 
 // Detector is a Masker that says what it found.
 type Detector struct {
 	scanner *Scanner
+	named   *context
 	typ     pgType
 	binary  bool
+	strict  bool // an array whose elements have no room for a replacement
 	buf     []byte
 	hits    []Hit
 }
@@ -52,15 +61,17 @@ func (d *Detector) Mask(value []byte) ([]byte, bool) {
 		return d.whole(value)
 	case text, xmlText:
 		return d.inPlace(value), false
+	case network:
+		return d.network(value)
 	}
-	if d.binary { // an array, a composite, or who knows: lengths are part of it
+	if d.binary || d.strict { // an array, a composite, or who knows: lengths are part of it
 		return d.whole(value)
 	}
 	return d.inPlace(value), false
 }
 
 func (d *Detector) inPlace(value []byte) []byte {
-	out, hits := d.scanner.Mask(d.buf[:0], value)
+	out, hits := d.scanner.mask(d.named, d.buf[:0], value)
 	if d.hits = hits; hits != nil {
 		d.buf = out
 	}
@@ -69,7 +80,7 @@ func (d *Detector) inPlace(value []byte) []byte {
 
 // whole makes a value with a find in it NULL.
 func (d *Detector) whole(value []byte) ([]byte, bool) {
-	if d.hits = d.scanner.Scan(value); d.hits != nil {
+	if d.hits = d.scanner.scan(d.named, value); d.hits != nil {
 		return nil, true
 	}
 	return value, false
@@ -82,7 +93,7 @@ func (d *Detector) number(value []byte) ([]byte, bool) {
 	}
 	if n, ok := binaryInt(value); ok {
 		var digits [20]byte
-		if d.hits = d.scanner.Scan(strconv.AppendInt(digits[:0], n, 10)); d.hits != nil {
+		if d.hits = d.scanner.scan(d.named, strconv.AppendInt(digits[:0], n, 10)); d.hits != nil {
 			return nil, true
 		}
 	}
@@ -115,7 +126,7 @@ func (d *Detector) decimal(value []byte) ([]byte, bool) {
 		}
 		digits = strconv.AppendInt(digits, int64(group), 10)
 	}
-	if d.hits = d.scanner.Scan(digits); d.hits != nil {
+	if d.hits = d.scanner.scan(d.named, digits); d.hits != nil {
 		return nil, true
 	}
 	return value, false
@@ -132,7 +143,7 @@ func (d *Detector) json(value []byte) ([]byte, bool) {
 		}
 		doc, head = value[1:], 1
 	}
-	out, hits := d.scanner.Mask(append(d.buf[:0], value[:head]...), doc)
+	out, hits := d.scanner.mask(d.named, append(d.buf[:0], value[:head]...), doc)
 	if d.hits = hits; hits == nil {
 		if found := d.unescaped(doc); found != nil {
 			d.hits = found
@@ -153,7 +164,7 @@ func (d *Detector) unescaped(doc []byte) []Hit {
 	if bytes.IndexByte(doc, '\\') < 0 {
 		return nil
 	}
-	return d.scanner.Scan(appendUnescaped(nil, doc))
+	return d.scanner.scan(d.named, appendUnescaped(nil, doc))
 }
 
 // appendUnescaped takes back what can hide a find: \/ and \u…; a quote stays
@@ -192,11 +203,30 @@ func (d *Detector) bytea(value []byte) ([]byte, bool) {
 		return d.inPlace(value), false
 	}
 	raw := byteaBytes(value)
-	masked, hits := d.scanner.Mask(nil, raw)
+	masked, hits := d.scanner.mask(d.named, nil, raw)
 	if d.hits = hits; hits == nil {
 		return value, false
 	}
 	d.buf = append(d.buf[:0], `\x`...)
 	d.buf = hex.AppendEncode(d.buf, masked)
 	return d.buf, false
+}
+
+// network looks at inet and cidr, whose binary form is family, bits, whether it
+// is a cidr, and length, then the address. One with a mask that is found with
+// its mask is NULL too.
+func (d *Detector) network(value []byte) ([]byte, bool) {
+	const head = 4
+	if !d.binary {
+		return d.whole(value)
+	}
+	if len(value) < head {
+		return value, false
+	}
+	if a, ok := netip.AddrFromSlice(value[head:]); ok {
+		if d.hits = d.scanner.scan(d.named, []byte(a.String())); d.hits != nil {
+			return nil, true
+		}
+	}
+	return value, false
 }

@@ -80,6 +80,7 @@ const (
 	fixed  // zero bytes are a value
 	uuid
 	decimal
+	network // inet and cidr
 )
 
 // pgType is how PostgreSQL writes the values of a type.
@@ -101,6 +102,7 @@ var types = map[string]pgType{
 	"float4": {family: fixed, width: 4, zero: "0"}, "float8": {family: fixed, width: 8, zero: "0"},
 	"numeric": {family: decimal, width: 8, zero: "0"},
 	"uuid":    {family: uuid, width: 16, zero: "00000000-0000-0000-0000-000000000000"},
+	"inet":    {family: network}, "cidr": {family: network},
 	// PostgreSQL counts dates and times from 2000-01-01.
 	"date":        {family: fixed, width: 4, zero: "2000-01-01"},
 	"time":        {family: fixed, width: 8, zero: "00:00:00"},
@@ -134,7 +136,7 @@ func For(kind Kind, typ string, binary bool, key []byte) Masker {
 	default:
 		c.kind = Null
 	}
-	if t.family == other {
+	if t.family == other || t.family == network {
 		c.kind = Null
 	}
 	return c

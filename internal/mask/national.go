@@ -84,9 +84,9 @@ var (
 )
 
 const (
-	maxNear     = 40 // how far before a number its word may begin
-	maxName     = 64 // of a column: PostgreSQL's NAMEDATALEN
-	maxNational = 18 // digits and letters in the longest form
+	maxNear     = 40  // how far before a number its word may begin
+	maxName     = 128 // of a column and what it is called in the answer, PostgreSQL's NAMEDATALEN each
+	maxNational = 18  // digits and letters in the longest form
 )
 
 // formsByRun indexes nationalForms by how many digits they begin with and what

@@ -12,6 +12,8 @@ const (
 type Hit struct {
 	Start, End int
 	Detector   string // such as "github-token"
+
+	custom *Custom // nil for those that are built in
 }
 
 // A detector looks at one byte that may belong to a find, the trigger, and
@@ -38,6 +40,7 @@ const (
 type Scanner struct {
 	triggers [256]trigger
 	groups   Group
+	custom   *customs // nil when none are configured
 }
 
 // NewScanner returns a Scanner with the detectors of these groups.
@@ -69,19 +72,7 @@ func NewScanner(groups Group) *Scanner {
 
 // Scan returns what it finds, in order and without overlaps; nil when there is
 // nothing.
-func (s *Scanner) Scan(value []byte) []Hit {
-	return s.ScanNamed("", value)
-}
-
-// ScanNamed is Scan for a value that has a name, such as a column: words in it
-// count as if they stood before the value.
-func (s *Scanner) ScanNamed(name string, value []byte) []Hit {
-	c := cursor{v: value, name: name, groups: s.groups}
-	for i := s.next(value, 0); i < len(value); i = s.next(value, i) {
-		i = max(c.at(i, s.triggers[value[i]]), i+1)
-	}
-	return c.hits
-}
+func (s *Scanner) Scan(value []byte) []Hit { return s.scan(nil, value) }
 
 // next returns the position of the next trigger. Most bytes of most texts are
 // none, so this loop is where the time goes.
@@ -109,6 +100,9 @@ type cursor struct {
 	hits      []Hit
 	runEnd    int // end of the run of token characters that was looked at last
 	dottedEnd int // the same with dots
+	custom    *customs
+	regions   []region // by configured detector, where its pattern is to be tried
+	found     []Hit    // by configured detectors
 }
 
 // at looks at a trigger and returns where to go on.
@@ -172,7 +166,7 @@ func (c *cursor) hit(start, end int, detector string) int {
 		detector = last.Detector
 		c.hits = c.hits[:n-1]
 	}
-	c.hits = append(c.hits, Hit{start, end, detector})
+	c.hits = append(c.hits, Hit{start, end, detector, nil})
 	return end
 }
 
@@ -250,35 +244,43 @@ const replacement = "redacted-"
 
 // Mask replaces what Scan finds. The result is value itself when there is
 // nothing, else it is appended to dst. The hits are those of value.
-func (s *Scanner) Mask(dst, value []byte) ([]byte, []Hit) {
-	hits := s.Scan(value)
+func (s *Scanner) Mask(dst, value []byte) ([]byte, []Hit) { return s.mask(nil, dst, value) }
+
+func (s *Scanner) mask(named *context, dst, value []byte) ([]byte, []Hit) {
+	hits := s.scan(named, value)
 	if hits == nil {
 		return value, nil
 	}
 	start := len(dst)
-	dst = replace(dst, value, hits)
+	dst = s.replace(dst, value, hits)
 	// What stands beside a replacement may be a find now. A few rounds settle
-	// that; what has not settled by then was made not to.
+	// that; what has not settled by then was made not to. A configured pattern
+	// may well match what it leaves of a find, and is not asked again.
+	builtIn := Scanner{triggers: s.triggers, groups: s.groups}
 	for range maxRounds {
-		again := s.Scan(dst[start:])
+		again := builtIn.Scan(dst[start:])
 		if again == nil {
 			return dst, hits
 		}
 		once := append([]byte(nil), dst[start:]...)
-		dst = replace(dst[:start], once, again)
+		dst = builtIn.replace(dst[:start], once, again)
 	}
-	if s.Scan(dst[start:]) != nil {
+	if builtIn.Scan(dst[start:]) != nil {
 		dst = append(dst[:start], "redacted"...)
 	}
 	return dst, hits
 }
 
-func replace(dst, value []byte, hits []Hit) []byte {
+func (s *Scanner) replace(dst, value []byte, hits []Hit) []byte {
 	at := 0
 	for _, h := range hits {
 		dst = append(dst, value[at:h.Start]...)
-		dst = append(dst, replacement...)
-		dst = append(dst, h.Detector...)
+		if h.custom != nil {
+			dst = s.custom.appendMasked(dst, value[h.Start:h.End], h.custom)
+		} else {
+			dst = append(dst, replacement...)
+			dst = append(dst, h.Detector...)
+		}
 		at = h.End
 	}
 	return append(dst, value[at:]...)

@@ -160,15 +160,21 @@ func TestDetectKeepsTypes(t *testing.T) {
 		{"numeric", true, "\x00\x04\x00\x03\x00\x00\x00\x00\x10\x0f\x04\x57\x04\x57\x04\x57", "", true},
 		{"numeric", true, "\x00\x01\x00\x00\x00\x00\x00\x00\x00\x07", "\x00\x01\x00\x00\x00\x00\x00\x00\x00\x07", false},
 		{"bytea", false, `\x` + "626f62406578616d706c652e636f6d", `\x` + "72656461637465642d656d61696c", false},
+		{"inet", false, "8.34.208.14", "", true},
+		{"inet", false, "10.1.2.3/8", "10.1.2.3/8", false},
+		{"inet", true, "\x02\x20\x00\x04\x08\x22\xd0\x0e", "", true},
+		{"inet", true, "\x02\x20\x00\x04\x0a\x01\x02\x03", "\x02\x20\x00\x04\x0a\x01\x02\x03", false},
+		{"_int8", false, "{4111111111111111}", "", true},
+		{"_text", false, `{"bob@example.com",x}`, `{"redacted-email",x}`, false},
 		{"uuid", false, "550e8400-e29b-41d4-a716-446655440000", "550e8400-e29b-41d4-a716-446655440000", false},
 	}
 	for _, tt := range tests {
-		out, null := Detect(s, tt.typ, tt.binary).Mask([]byte(tt.in))
+		out, null := Detect(s, "", tt.typ, tt.binary).Mask([]byte(tt.in))
 		if null != tt.null || string(out) != tt.want {
 			t.Errorf("%s %q: %q, %v; want %q, %v", tt.typ, tt.in, out, null, tt.want, tt.null)
 		}
 	}
-	if out, null := Detect(s, "text", false).Mask(nil); out != nil || !null {
+	if out, null := Detect(s, "", "text", false).Mask(nil); out != nil || !null {
 		t.Error("NULL does not stay NULL")
 	}
 }
@@ -201,7 +207,7 @@ func FuzzScan(f *testing.F) {
 			t.Fatalf("%q is in %q", value, out)
 		}
 		if json.Valid(value) {
-			masked, null := Detect(s, "json", false).Mask(value)
+			masked, null := Detect(s, "", "json", false).Mask(value)
 			if null || !json.Valid(masked) {
 				t.Fatalf("%q became %q", value, masked)
 			}

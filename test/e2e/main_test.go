@@ -81,6 +81,10 @@ CREATE VIEW staff_view_renamed AS SELECT id, email AS e FROM staff;
 CREATE TABLE computed (id int, twice int GENERATED ALWAYS AS (id * 2) STORED, ssn text);
 INSERT INTO computed (id, ssn) VALUES (1, 'walnut fjord');
 CREATE TABLE echoes (form text, value text, raw bytea);
+CREATE TABLE visits (id int PRIMARY KEY, note text, staff_no int, extra jsonb);
+INSERT INTO visits VALUES
+ (1, 'let in EMP-12345674 with badge QZX830417', 12345674, '{"who": "EMP-87654323"}'),
+ (2, 'let in EMP-12345675 with no badge, call +49 30 901820', 12345675, '{}');
 GRANT ALL ON ALL TABLES IN SCHEMA public TO cert_user, clear_user, md5_user;
 `
 
@@ -154,6 +158,9 @@ targets:
     tls: {verify: full, ca: %[3]s}
     placeholder: {user: app, password: ` + placeholder + `}
     credential: {user: orders_rw, database: shop, password: {source: file, path: secrets.age, key: password}}
+detectors:
+  - {name: staff-number, anchors: ["EMP-", staff_no], pattern: '\b[0-9]{8}\b', check: luhn}
+  - {name: badge, anchors: ["badge"], pattern: 'badge ([A-Z]{3}[0-9]{6})', with: partial}
 policies:
   - name: planner
     rules:
@@ -170,7 +177,7 @@ policies:
       - {name: other-writes-need-a-person, target: orders, verbs: [insert, update, delete], ask: {approvers: [dba], within: 10m, reason: required}}
     masks:
       - {target: "*", columns: [customers.email, staff.email, "*.ssn", people.email, people.phone, people.number, people.ref, letters.email], with: pseudonym}
-      - {target: "*", detect: [secrets, pii], with: redact}
+      - {target: "*", detect: [secrets, pii, staff-number, badge], with: redact}
   - name: reader
     rules:
       - {name: session, target: orders, verbs: [session], allow: true}
