@@ -66,7 +66,7 @@ func root(out *os.File) *cobra.Command {
 		c.statusCommand(), c.doctorCommand(), c.verifyCommand(), c.breakGlassCommand(),
 		c.approvalsCommand(), c.budgetsCommand(), c.decideCommand("approve"), c.decideCommand("deny"),
 		c.sessionsCommand(), c.replayCommand(), c.auditCommand(),
-		c.checkCommand(), c.reloadCommand(), c.secretCommand(), c.placeholderCommand(),
+		c.policyCommand(), c.checkCommand(), c.reloadCommand(), c.secretCommand(), c.placeholderCommand(),
 	)
 	return cmd
 }

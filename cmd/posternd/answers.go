@@ -64,6 +64,7 @@ func (d *daemon) answers(root string) control.Options {
 		Decide:  d.decide,
 		Reload:  d.reload,
 		Refresh: d.secrets.Refresh,
+		Catalog: func(target string) (pkgcontrol.Catalog, error) { return catalogOf(d.catalogs, target) },
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/postern/postern/internal/guard"
 	"github.com/postern/postern/internal/identity"
 	"github.com/postern/postern/internal/metrics"
+	"github.com/postern/postern/internal/protocol/postgres"
 	"github.com/postern/postern/internal/record"
 	"github.com/postern/postern/internal/redirect"
 	"github.com/postern/postern/internal/relay/messages"
@@ -64,6 +65,7 @@ type daemon struct {
 	ledger    *budget.Ledger
 	gateway   *gateway.Gateway
 	loop      *messages.Loop
+	catalogs  *postgres.Catalogs
 	doors     *doors
 	names     *names
 	metrics   *metrics.Daemon
@@ -88,7 +90,7 @@ func serve(ctx context.Context, path string, hup <-chan os.Signal) (err error) {
 	if os.Geteuid() == 0 {
 		log.Warn("posternd runs as root; give it a user of its own and CAP_BPF")
 	}
-	d := &daemon{path: path, started: time.Now(), log: log, cfg: cfg, guard: guard.Client{Socket: cfg.Guard.Socket}}
+	d := &daemon{path: path, started: time.Now(), log: log, cfg: cfg, guard: guard.Client{Socket: cfg.Guard.Socket}, catalogs: postgres.NewCatalogs()}
 	registry := prometheus.NewRegistry()
 	gatewayMetrics := gateway.NewMetrics(registry)
 	host, _ := os.Hostname()
@@ -115,7 +117,7 @@ func serve(ctx context.Context, path string, hup <-chan os.Signal) (err error) {
 		return err
 	}
 	d.loop = messages.NewLoop(runtime.GOMAXPROCS(0)/2, wire.NewEpoll)
-	d.builder = &builder{protocols: protocols(statements, d.loop), ca: authority, secrets: d.secrets, maskKey: maskKey}
+	d.builder = &builder{protocols: protocols(statements, d.loop, d.catalogs), ca: authority, secrets: d.secrets, maskKey: maskKey}
 	_, setup, warnings, err := d.builder.load(path, nil)
 	for _, w := range warnings {
 		log.Warn("configuration", "problem", w)

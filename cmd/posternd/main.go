@@ -31,13 +31,15 @@ const usage = `posternd is Postern's daemon. It is started by systemd, or by han
 
   posternd [--config FILE]    serve until stopped; SIGHUP reads the configuration again
   posternd --check FILE       say what is wrong with a configuration; exit status 1 if something is
+  posternd --decide FILE [--catalog FILE]
+                              say what a configuration makes of statements; for ` + "`postern policy`" + `
   posternd --version
 `
 
 // protocols is the list of what is spoken; another protocol is another line.
-func protocols(statements postgres.Classifier, loop *messages.Loop) []engine.Protocol {
+func protocols(statements postgres.Classifier, loop *messages.Loop, catalogs *postgres.Catalogs) []engine.Protocol {
 	return []engine.Protocol{
-		postgres.New(postgres.Options{Classifier: statements, Loop: loop}),
+		postgres.New(postgres.Options{Classifier: statements, Loop: loop, Catalogs: catalogs}),
 	}
 }
 
@@ -57,6 +59,8 @@ func run(args []string, out, errOut io.Writer) error {
 	flags.SetOutput(io.Discard)
 	path := flags.String("config", config.DefaultFile, "")
 	check := flags.String("check", "", "")
+	decide := flags.String("decide", "", "")
+	catalog := flags.String("catalog", "", "")
 	showVersion := flags.Bool("version", false, "")
 	err := flags.Parse(args)
 	if err == nil && flags.NArg() > 0 {
@@ -73,6 +77,8 @@ func run(args []string, out, errOut io.Writer) error {
 		return err
 	case *check != "":
 		return checkOnly(*check, out, errOut)
+	case *decide != "":
+		return decideOnly(context.Background(), *decide, *catalog, os.Stdin, out, errOut)
 	}
 	// Nobody may read this memory or trace this process, not even the same user.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
@@ -88,7 +94,7 @@ func run(args []string, out, errOut io.Writer) error {
 // checkOnly compiles a configuration as the daemon would, and uses it for
 // nothing.
 func checkOnly(path string, out, errOut io.Writer) error {
-	b := &builder{protocols: protocols(nil, nil)}
+	b := &builder{protocols: protocols(nil, nil, nil)}
 	cfg, _, warnings, err := b.compile(path)
 	for _, w := range warnings {
 		fmt.Fprintln(errOut, w)

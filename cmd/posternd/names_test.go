@@ -39,7 +39,7 @@ func TestHostsOfVirtualAddresses(t *testing.T) {
 	path := write(t, `targets:
   - {name: a, protocol: postgres, hosts: ["198.18.0.7:5432", "[fd50:6f73:7465::c613:1]:5432", "192.0.2.7:5432"], anonymous: allow}
 `)
-	_, _, _, err := (&builder{protocols: protocols(nil, nil)}).compile(path)
+	_, _, _, err := (&builder{protocols: protocols(nil, nil, nil)}).compile(path)
 	var found problems
 	if !errors.As(err, &found) || len(found) != 2 || !strings.Contains(found[0], "198.18.0.7 is of the addresses that the resolver gives to names") {
 		t.Error(err)

@@ -47,6 +47,7 @@ var rules = []rule{
 	{"internal/sandbox", ""},
 	{"internal/guard", "internal/redirect internal/identity internal/config internal/sandbox"},
 	{"internal/metrics", "internal/identity internal/version"},
+	{"internal/trial", "pkg/control"},
 	{"internal/control", "internal/identity pkg/control"},
 	{"internal/bypass", "internal/bypass/*"},
 	{"internal/bypass/installed", "internal/bypass internal/bypass/outside internal/config internal/guard internal/identity internal/redirect"},

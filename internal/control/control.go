@@ -46,6 +46,7 @@ type Options struct {
 	Decide    func(id string, by Peer, approve bool, reason string) (control.Approval, error)
 	Reload    func() (control.Reloaded, error)
 	Refresh   func(context.Context) error
+	Catalog   func(target string) (control.Catalog, error)
 }
 
 // Server is the control socket.
@@ -107,6 +108,7 @@ func (s *Server) handler() http.Handler {
 	root("POST /v1/approvals/{id}/deny", func(w http.ResponseWriter, r *http.Request, p Peer) { s.decide(w, r, p, false) })
 	root("POST /v1/reload", s.reload)
 	root("POST /v1/secrets/refresh", s.refresh)
+	root("GET /v1/targets/{target}/catalog", s.catalog)
 	return mux
 }
 
@@ -180,6 +182,15 @@ func (s *Server) refresh(w http.ResponseWriter, r *http.Request, _ Peer) {
 		return
 	}
 	answer(w, struct{}{})
+}
+
+func (s *Server) catalog(w http.ResponseWriter, r *http.Request, _ Peer) {
+	c, err := s.Catalog(r.PathValue("target"))
+	if err != nil {
+		refuse(w, http.StatusNotFound, "no catalog", err)
+		return
+	}
+	answer(w, c)
 }
 
 func answer(w http.ResponseWriter, v any) {

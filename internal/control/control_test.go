@@ -95,6 +95,9 @@ func newDaemon(t *testing.T) *daemon {
 		},
 		Reload:  func() (control.Reloaded, error) { return control.Reloaded{Generation: 2, Ended: 1}, d.call("reload") },
 		Refresh: func(context.Context) error { return d.call("refresh") },
+		Catalog: func(target string) (control.Catalog, error) {
+			return control.Catalog{Path: []string{"public"}}, d.call("catalog " + target)
+		},
 	})
 	l, err := Listen(d.socket)
 	must(t, err)
@@ -123,6 +126,7 @@ func (d *daemon) everything() map[string]error {
 	_, errs["deny"] = c.Deny(ctx, "a1", "r")
 	_, errs["reload"] = c.Reload(ctx)
 	errs["refresh"] = c.RefreshSecrets(ctx)
+	_, errs["catalog"] = c.Catalog(ctx, "orders")
 	return errs
 }
 
@@ -133,7 +137,7 @@ func TestRootIsAnswered(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	want := []string{"status", "sessions", "budgets", "approvals", "watch", "decide a1 true ada (root) r", "decide a1 false ada (root) r", "reload", "refresh"}
+	want := []string{"status", "sessions", "budgets", "approvals", "watch", "decide a1 true ada (root) r", "decide a1 false ada (root) r", "reload", "refresh", "catalog orders"}
 	if got := d.calls(); !slices.Equal(got, want) {
 		t.Errorf("called %q", got)
 	}
@@ -176,7 +180,7 @@ func TestRefusals(t *testing.T) {
 			}
 			d.mu.Lock()
 			defer d.mu.Unlock()
-			if warned := strings.Count(d.log.String(), "an agent asked"); (warned == 9) != c.peer.Agent {
+			if warned := strings.Count(d.log.String(), "an agent asked"); (warned == 10) != c.peer.Agent {
 				t.Errorf("%d warnings in the log", warned)
 			}
 		})
@@ -238,6 +242,9 @@ func TestErrors(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	if err := d.client.RefreshSecrets(t.Context()); !errors.As(err, &e) || e.Status != 502 {
+		t.Errorf("%+v", e)
+	}
+	if _, err := d.client.Catalog(t.Context(), "x"); !errors.As(err, &e) || e.Status != 404 {
 		t.Errorf("%+v", e)
 	}
 	if got := (Problems{"one"}).Error(); got != "one" {

@@ -24,11 +24,14 @@ import (
 
 // Protocol is one entry of the list in cmd/posternd.
 type Protocol struct {
-	Name  string                    // policy keyword, metric label, record type
-	Ports []uint16                  // well-known ports, for messages to people
-	Verbs []string                  // every verb of an Effect this protocol can produce
-	Facts []Fact                    // every fact its requests may carry, for the policy's type check
-	New   func(Env) (Engine, error) // a fresh engine for one connection
+	Name  string   // policy keyword, metric label, record type
+	Ports []uint16 // well-known ports, for messages to people
+	Verbs []string // every verb of an Effect this protocol can produce
+	Facts []Fact   // every fact its requests may carry, for the policy's type check
+	// Pivots is examples of effects that act outside of the gateway, of every kind:
+	// a policy that allows one is warned of.
+	Pivots []Effect
+	New    func(Env) (Engine, error) // a fresh engine for one connection
 }
 
 // Env is what the gateway hands to a fresh engine.

@@ -26,7 +26,9 @@ func Compile(cfg Config, protocols map[string]engine.Protocol) (*Set, []Problem)
 		if _, double := set.policies[src.Name]; double {
 			c.wrong(src.Where, "rename one of them", "there are two policies %q", src.Name)
 		}
-		set.policies[src.Name] = c.policy(src)
+		p := c.policy(src)
+		set.policies[src.Name] = p
+		c.pivots(src, p)
 	}
 	if slices.ContainsFunc(c.problems, func(p Problem) bool { return !p.Warning }) {
 		return nil, c.problems

@@ -74,6 +74,7 @@ const (
 	FactStatements = "sql.statements"
 	FactKind       = "sql.kind"
 	FactParameters = "sql.parameters"
+	FactPivot      = "sql.pivot"
 
 	FactInTransaction = "sql.in_transaction"
 )
@@ -91,6 +92,7 @@ var Facts = []engine.Fact{
 	{Name: FactStatements, Type: engine.Int, Help: "how many statements the text holds"},
 	{Name: FactKind, Type: engine.Text, Help: `what it is, such as "select" or "create table"; "batch" when the text holds several kinds`},
 	{Name: FactParameters, Type: engine.Int, Help: "the highest $n"},
+	{Name: FactPivot, Type: engine.Bool, Help: "it acts outside of the gateway: files, programs or connections of the server; unknown where code is not looked into"},
 	{Name: FactInTransaction, Type: engine.Bool, Passing: true, Help: "a transaction block is open when it begins; unknown while an earlier statement that opens or ends one is still running"},
 }
 

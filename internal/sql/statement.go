@@ -59,6 +59,9 @@ func (s *Statement) facts() map[string]any {
 	if s.Limit >= 0 {
 		facts[FactLimit] = s.Limit
 	}
+	if pivot, known := pivots(s.Effects); known {
+		facts[FactPivot] = pivot
+	}
 	for _, e := range s.Effects {
 		// What could not be followed may touch anything: only the facts about
 		// the text itself stand.

@@ -139,6 +139,23 @@ type Reloaded struct {
 	Warnings   []string `json:"warnings,omitempty"`
 }
 
+// Catalog is what sessions with a target have read of its database.
+type Catalog struct {
+	Read      time.Time           `json:"read,omitzero" yaml:"read,omitempty"`
+	Path      []string            `json:"search_path" yaml:"search_path,flow"`
+	Relations map[string]Relation `json:"relations" yaml:"relations"` // by "schema.name"
+}
+
+// Relation is a table or view. Its columns are known only where the policy in
+// force masks some.
+type Relation struct {
+	Columns []string   `json:"columns" yaml:"columns,flow,omitempty"`
+	Keys    [][]string `json:"keys,omitempty" yaml:"keys,flow,omitempty"` // unique keys without NULL
+	// Masked are columns that have the values of masked ones under other names,
+	// as those of views do. Those that a mask names need not be among them.
+	Masked []string `json:"masked,omitempty" yaml:"masked,flow,omitempty"`
+}
+
 // Error is a refusal of the daemon.
 type Error struct {
 	Status int    `json:"status"`
@@ -248,6 +265,13 @@ func (c *Client) Reload(ctx context.Context) (Reloaded, error) {
 // RefreshSecrets makes the daemon ask every source anew.
 func (c *Client) RefreshSecrets(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "/v1/secrets/refresh", nil, nil)
+}
+
+// Catalog asks what the sessions with a target last read of its database: names of
+// tables, columns and keys, and no values.
+func (c *Client) Catalog(ctx context.Context, target string) (Catalog, error) {
+	var out Catalog
+	return out, c.call(ctx, http.MethodGet, "/v1/targets/"+url.PathEscape(target)+"/catalog", nil, &out)
 }
 
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {

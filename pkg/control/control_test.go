@@ -60,6 +60,11 @@ func TestProtocol(t *testing.T) {
 		{`POST /v1/approvals/a1/approve {"reason":"r"}`, Approval{ID: "a1"}, func() (any, error) { return c.Approve(ctx, "a1", "r") }},
 		{`POST /v1/approvals/a%2F1%3F/deny {"reason":""}`, Approval{ID: "a/1?"}, func() (any, error) { return c.Deny(ctx, "a/1?", "") }},
 		{"POST /v1/reload ", Reloaded{Generation: 3, Ended: 1, Warnings: []string{"w"}}, func() (any, error) { return c.Reload(ctx) }},
+		{
+			"GET /v1/targets/a%2Fb/catalog ",
+			Catalog{Read: moment, Path: []string{"public"}, Relations: map[string]Relation{"public.t": {Columns: []string{"id"}, Keys: [][]string{{"id"}}}}},
+			func() (any, error) { return c.Catalog(ctx, "a/b") },
+		},
 		{"POST /v1/secrets/refresh ", nil, func() (any, error) { return nil, c.RefreshSecrets(ctx) }},
 	} {
 		b, err := json.Marshal(call.answer)

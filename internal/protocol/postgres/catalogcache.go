@@ -1,6 +1,8 @@
 package postgres
 
 import (
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -14,6 +16,7 @@ type catalogCache struct {
 type cachedCatalog struct {
 	catalog *catalog
 	read    time.Time
+	old     bool // something has changed since: no session takes it
 }
 
 func newCatalogCache() *catalogCache { return &catalogCache{readings: map[string]cachedCatalog{}} }
@@ -21,7 +24,7 @@ func newCatalogCache() *catalogCache { return &catalogCache{readings: map[string
 func (c *catalogCache) load(key string, now time.Time) *catalog {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r, ok := c.readings[key]; ok && now.Sub(r.read) < catalogAge {
+	if r, ok := c.readings[key]; ok && !r.old && now.Sub(r.read) < catalogAge {
 		return r.catalog
 	}
 	return nil
@@ -33,11 +36,26 @@ func (c *catalogCache) store(key string, cat *catalog, now time.Time) {
 	if len(c.readings) >= maxCatalogs {
 		clear(c.readings)
 	}
-	c.readings[key] = cachedCatalog{cat, now}
+	c.readings[key] = cachedCatalog{catalog: cat, read: now}
+}
+
+// newest returns the reading for a target that was made last, however old.
+func (c *catalogCache) newest(target string) (found cachedCatalog) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, r := range c.readings {
+		if strings.HasPrefix(key, strconv.Quote(target)+" ") && r.read.After(found.read) {
+			found = r
+		}
+	}
+	return found
 }
 
 func (c *catalogCache) forget(key string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.readings, key)
+	if r, ok := c.readings[key]; ok {
+		r.old = true
+		c.readings[key] = r
+	}
 }

@@ -27,6 +27,7 @@ import (
 type Options struct {
 	Classifier Classifier
 	Loop       *messages.Loop // serves sessions in their steady state; nil: each has goroutines of its own
+	Catalogs   *Catalogs      // where what sessions read of their databases can be looked up; nil: nowhere
 }
 
 // New returns the protocol for the list in cmd/posternd.
@@ -39,11 +40,14 @@ func New(o Options) engine.Protocol {
 		loginKeys:  newKeyCache(),
 		catalogs:   newCatalogCache(),
 	}
+	if o.Catalogs != nil {
+		shared.catalogs = o.Catalogs.cache
+	}
 	return engine.Protocol{
 		Name:  "postgres",
 		Ports: []uint16{5432},
 		Verbs: sql.Verbs,
-		Facts: sql.Facts,
+		Facts: sql.Facts, Pivots: sql.Pivots,
 		New: func(env engine.Env) (engine.Engine, error) {
 			switch env.AgentAuth {
 			case "", authSCRAM, authMD5, authPassword:
