@@ -1,7 +1,14 @@
 package mask
 
-// The checks of numbers get their digits and letters only, as many as the form
-// has.
+// chars are the digits and letters of a number, as many as its form has. Checks
+// get them by value: what they are called by does not know which is called, and
+// would have to put a slice on the heap.
+type chars struct {
+	b [maxNational]byte
+	n int
+}
+
+func (v *chars) list() []byte { return v.b[:v.n] }
 
 func num(d []byte) (n int) {
 	for _, b := range d {
@@ -35,14 +42,16 @@ func allSame(d []byte) bool {
 
 // ssnValid leaves out the numbers that are never issued (US Social Security
 // Administration, 20 CFR 422.103).
-func ssnValid(d []byte) bool {
+func ssnValid(v chars) bool {
+	d := v.list()
 	area := num(d[:3])
 	return area > 0 && area != 666 && area < 900 && num(d[3:5]) > 0 && num(d[5:]) > 0
 }
 
 // steuerID is ISO 7064 MOD 11,10 over ten digits, of which exactly one occurs
 // twice or thrice.
-func steuerID(d []byte) bool {
+func steuerID(v chars) bool {
+	d := v.list()
 	var counts [10]int
 	product := 10
 	for _, b := range d[:10] {
@@ -66,19 +75,25 @@ func steuerID(d []byte) bool {
 }
 
 // nir: sex, year, month, place, order, and 97 minus the rest by 97.
-func nir(d []byte) bool {
+func nir(v chars) bool {
+	d := v.list()
 	month := num(d[3:5])
 	return (d[0] == '1' || d[0] == '2') && (month >= 1 && month <= 12 || month >= 20 && month <= 42) && 97-num(d[:13])%97 == num(d[13:])
 }
 
-func dni(d []byte) bool { return "TRWAGMYFPDXBNJZSQVHLCKE"[num(d[:8])%23] == d[8] }
+func dni(v chars) bool {
+	d := v.list()
+	return "TRWAGMYFPDXBNJZSQVHLCKE"[num(d[:8])%23] == d[8]
+}
 
-func bsn(d []byte) bool {
+func bsn(v chars) bool {
+	d := v.list()
 	return num(d) > 0 && weighted(d, 9, 8, 7, 6, 5, 4, 3, 2, -1)%11 == 0
 }
 
 // pesel takes the months of the two centuries in which people live.
-func pesel(d []byte) bool {
+func pesel(v chars) bool {
+	d := v.list()
 	month := num(d[2:4])
 	if month > 20 {
 		month -= 20
@@ -87,13 +102,16 @@ func pesel(d []byte) bool {
 }
 
 // rrn: those born since 2000 have a 2 before the nine digits that are checked.
-func rrn(d []byte) bool {
+func rrn(v chars) bool {
+	d := v.list()
 	n, check := num(d[:9]), num(d[9:])
 	return date(num(d[4:6]), num(d[2:4])) && (97-n%97 == check || 97-(2_000_000_000+n)%97 == check)
 }
 
-// personnummer: coordination numbers have 60 added to the day.
-func personnummer(d []byte) bool {
+func personnummer(v chars) bool { return swedish(v.list()) }
+
+// swedish: coordination numbers have 60 added to the day.
+func swedish(d []byte) bool {
 	day := num(d[4:6])
 	if day > 60 {
 		day -= 60
@@ -101,13 +119,15 @@ func personnummer(d []byte) bool {
 	return date(day, num(d[2:4])) && luhn(d)
 }
 
-func personnummer12(d []byte) bool {
+func personnummer12(v chars) bool {
+	d := v.list()
 	century := num(d[:2])
-	return (century == 19 || century == 20) && personnummer(d[2:])
+	return (century == 19 || century == 20) && swedish(d[2:])
 }
 
 // fodselsnummer: D-numbers have 40 added to the day.
-func fodselsnummer(d []byte) bool {
+func fodselsnummer(v chars) bool {
+	d := v.list()
 	day := num(d[:2])
 	if day > 40 {
 		day -= 40
@@ -116,7 +136,8 @@ func fodselsnummer(d []byte) bool {
 }
 
 // hetu has a letter for the century in the middle in one of its forms.
-func hetu(d []byte) bool {
+func hetu(v chars) bool {
+	d := v.list()
 	if len(d) == 11 {
 		if d[6] < 'A' || d[6] > 'F' && d[6] < 'U' || d[6] > 'Y' {
 			return false
@@ -130,7 +151,8 @@ func hetu(d []byte) bool {
 }
 
 // cpr: numbers issued since 2007 may fail the check and are not found.
-func cpr(d []byte) bool {
+func cpr(v chars) bool {
+	d := v.list()
 	return date(num(d[:2]), num(d[2:4])) && weighted(d, 4, 3, 2, 7, 6, 5, 4, 3, 2, 1)%11 == 0
 }
 
@@ -142,12 +164,14 @@ func brazilian(sum int) byte {
 	return '0' + byte(11-sum)
 }
 
-func cpf(d []byte) bool {
+func cpf(v chars) bool {
+	d := v.list()
 	return !allSame(d) && brazilian(weighted(d, 10, 9, 8, 7, 6, 5, 4, 3, 2)) == d[9] &&
 		brazilian(weighted(d, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2)) == d[10]
 }
 
-func cnpj(d []byte) bool {
+func cnpj(v chars) bool {
+	d := v.list()
 	return !allSame(d) && brazilian(weighted(d, 5, 4, 3, 2, 9, 8, 7, 6, 5, 4, 3, 2)) == d[12] &&
 		brazilian(weighted(d, 6, 5, 4, 3, 2, 9, 8, 7, 6, 5, 4, 3, 2)) == d[13]
 }
@@ -181,10 +205,14 @@ func verhoeff(d []byte) bool {
 	return sum == 0
 }
 
-func aadhaar(d []byte) bool { return d[0] >= '2' && verhoeff(d) }
+func aadhaar(v chars) bool {
+	d := v.list()
+	return d[0] >= '2' && verhoeff(d)
+}
 
 // residentID: place, day of birth, order, and ISO 7064 MOD 11-2 (GB 11643).
-func residentID(d []byte) bool {
+func residentID(v chars) bool {
+	d := v.list()
 	century := num(d[6:8])
 	if d[0] == '0' || d[0] == '9' || century != 19 && century != 20 || !date(num(d[12:14]), num(d[10:12])) {
 		return false
@@ -192,17 +220,27 @@ func residentID(d []byte) bool {
 	return "10X98765432"[weighted(d, 7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)%11] == d[17]
 }
 
-func sin(d []byte) bool { return d[0] != '0' && d[0] != '8' && luhn(d) }
+func sin(v chars) bool {
+	d := v.list()
+	return d[0] != '0' && d[0] != '8' && luhn(d)
+}
 
-func tfn(d []byte) bool { return num(d) > 0 && weighted(d, 1, 4, 3, 7, 5, 8, 6, 9, 10)%11 == 0 }
+func tfn(v chars) bool {
+	d := v.list()
+	return num(d) > 0 && weighted(d, 1, 4, 3, 7, 5, 8, 6, 9, 10)%11 == 0
+}
 
 // ahv is an EAN-13 of the country 756.
-func ahv(d []byte) bool {
+func ahv(v chars) bool {
+	d := v.list()
 	return num(d[:3]) == 756 && weighted(d, 1, 3, 1, 3, 1, 3, 1, 3, 1, 3, 1, 3, 1)%10 == 0
 }
 
 // trunk takes a phone number as it is dialled within its country.
-func trunk(d []byte) bool { return d[0] == '0' && d[1] != '0' && !allSame(d[1:]) }
+func trunk(v chars) bool {
+	d := v.list()
+	return d[0] == '0' && d[1] != '0' && !allSame(d[1:])
+}
 
 // ninoPrefix: HMRC's manual, NIM39110.
 func ninoPrefix(a, b byte) bool {

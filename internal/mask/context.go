@@ -1,6 +1,9 @@
 package mask
 
-import "strings"
+import (
+	"math/bits"
+	"strings"
+)
 
 // context is what the name of a value, such as its column, tells of it.
 type context struct {
@@ -44,35 +47,55 @@ func (s *Scanner) context(name string) *context {
 	return c
 }
 
-// scan is Scan for a value that has a name: it counts as if it stood before
-// the value.
-func (s *Scanner) scan(named *context, value []byte) []Hit {
-	c := cursor{v: value, groups: s.groups, custom: s.custom}
+// scan is Scan for a value that has a name, which counts as if it stood before
+// the value. The hits are appended to room.
+func (s *Scanner) scan(named *context, room []Hit, value []byte) []Hit {
+	c := cursor{v: value, groups: s.groups, hits: room}
+	if s.custom != nil {
+		c.custom = &search{customs: s.custom}
+	}
 	if named != nil {
 		c.name = named.name
 		if named.holds(value) {
-			return []Hit{{0, len(value), named.secret, nil}}
+			return append(room, Hit{0, len(value), named.secret, nil})
 		}
 		for _, n := range named.custom {
 			c.window(n, 0, min(len(value), s.custom.list[n].After))
 		}
 	}
-	for i := s.next(value, 0); i < len(value); i = s.next(value, i) {
-		t := s.triggers[value[i]]
-		next := max(c.at(i, t&^isCustom), i+1)
-		if s.custom != nil {
+	for at := 0; at < len(value); {
+		at = s.block(&c, at)
+	}
+	if c.custom != nil {
+		return c.joined()
+	}
+	return c.hits
+}
+
+// block looks at the triggers of up to 64 bytes from at on and returns where to
+// go on.
+func (s *Scanner) block(c *cursor, at int) int {
+	const size = 64
+	for found := s.triggersIn(c.v[at:min(len(c.v), at+size)]); found != 0; {
+		i := at + bits.TrailingZeros64(found)
+		next := i + 1
+		t := s.triggers[c.v[i]]
+		if f := follows[t&^isCustom]; f == 0 || next < len(c.v) && class[c.v[next]]&f != 0 {
+			next = max(next, c.at(i, t&^isCustom))
+		}
+		if c.custom != nil {
 			for k := i; k < next; k++ { // what is skipped may have anchors
-				if s.triggers[value[k]]&isCustom != 0 {
+				if s.triggers[c.v[k]]&isCustom != 0 {
 					c.anchor(k)
 				}
 			}
 		}
-		i = next
+		if next-at >= size {
+			return next
+		}
+		found = found >> (next - at) << (next - at)
 	}
-	if s.custom != nil {
-		return c.joined()
-	}
-	return c.hits
+	return min(len(c.v), at+size)
 }
 
 // holds reports whether all of a value is the secret that its name says.

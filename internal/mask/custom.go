@@ -81,6 +81,7 @@ type customs struct {
 	list   []Custom
 	key    []byte // of hashes and pseudonyms
 	byByte [256][]anchorAt
+	plain  *Scanner // the same without them
 }
 
 // rare orders bytes by how seldom they are in text; of an anchor the first that
@@ -93,7 +94,8 @@ func (s *Scanner) With(key []byte, list ...Custom) *Scanner {
 	if len(list) == 0 {
 		return s
 	}
-	c := &customs{list: list, key: key}
+	plain := *s
+	c := &customs{list: list, key: key, plain: &plain}
 	for n, d := range list {
 		for _, a := range d.Anchors {
 			text := strings.ToLower(a)
@@ -108,7 +110,7 @@ func (s *Scanner) With(key []byte, list ...Custom) *Scanner {
 		}
 	}
 	s.custom = c
-	return s
+	return s.indexed()
 }
 
 func rarest(text string) byte {
@@ -118,6 +120,13 @@ func rarest(text string) byte {
 		}
 	}
 	return text[0]
+}
+
+// search is what one scan has of the configured detectors.
+type search struct {
+	*customs
+	regions []region // by detector, where its pattern is to be tried
+	found   []Hit
 }
 
 // region is a window, or several that overlap, in which a pattern is to be
@@ -138,10 +147,10 @@ func (c *cursor) anchor(i int) {
 }
 
 func (c *cursor) window(custom, start, end int) {
-	if c.regions == nil {
-		c.regions = make([]region, len(c.custom.list))
+	if c.custom.regions == nil {
+		c.custom.regions = make([]region, len(c.custom.list))
 	}
-	r := &c.regions[custom]
+	r := &c.custom.regions[custom]
 	if r.end > 0 && start <= r.end {
 		r.start, r.end = min(r.start, start), max(r.end, end)
 		return
@@ -153,7 +162,7 @@ func (c *cursor) window(custom, start, end int) {
 // search tries a pattern in its region. What is found is its first group, or
 // all of it.
 func (c *cursor) search(custom int) {
-	d, r := &c.custom.list[custom], c.regions[custom]
+	d, r := &c.custom.list[custom], c.custom.regions[custom]
 	if r.end == 0 {
 		return
 	}
@@ -164,22 +173,22 @@ func (c *cursor) search(custom int) {
 		}
 		from, to = r.start+from, r.start+to
 		if from < to && !stated(c.v[from:to]) && (d.Check == nil || d.Check(c.v[from:to])) {
-			c.found = append(c.found, Hit{from, to, d.Name, d})
+			c.custom.found = append(c.custom.found, Hit{from, to, d.Name, d})
 		}
 	}
 }
 
 // joined is what all detectors found, in order.
 func (c *cursor) joined() []Hit {
-	for n := range c.regions {
+	for n := range c.custom.regions {
 		c.search(n)
 	}
-	if len(c.found) == 0 {
+	if len(c.custom.found) == 0 {
 		return c.hits
 	}
-	all := append(c.hits, c.found...)
+	all := append(c.hits, c.custom.found...)
 	slices.SortStableFunc(all, func(a, b Hit) int { return a.Start - b.Start })
-	c.hits = nil
+	c.hits = make([]Hit, 0, len(all))
 	for _, h := range all {
 		if n := len(c.hits); n > 0 && h.Start < c.hits[n-1].End {
 			last := &c.hits[n-1]

@@ -35,9 +35,10 @@ type Detector struct {
 	strict  bool // an array whose elements have no room for a replacement
 	buf     []byte
 	hits    []Hit
+	room    [8]Hit // for hits, when there are not more
 }
 
-// Hits returns what was found in the last value.
+// Hits returns what was found in the last value. It lives until the next.
 func (d *Detector) Hits() []Hit { return d.hits }
 
 func (d *Detector) Mask(value []byte) ([]byte, bool) {
@@ -71,7 +72,7 @@ func (d *Detector) Mask(value []byte) ([]byte, bool) {
 }
 
 func (d *Detector) inPlace(value []byte) []byte {
-	out, hits := d.scanner.mask(d.named, d.buf[:0], value)
+	out, hits := d.scanner.mask(d.named, d.room[:0], d.buf[:0], value)
 	if d.hits = hits; hits != nil {
 		d.buf = out
 	}
@@ -80,7 +81,7 @@ func (d *Detector) inPlace(value []byte) []byte {
 
 // whole makes a value with a find in it NULL.
 func (d *Detector) whole(value []byte) ([]byte, bool) {
-	if d.hits = d.scanner.scan(d.named, value); d.hits != nil {
+	if d.hits = d.scanner.scan(d.named, nil, value); d.hits != nil {
 		return nil, true
 	}
 	return value, false
@@ -93,7 +94,7 @@ func (d *Detector) number(value []byte) ([]byte, bool) {
 	}
 	if n, ok := binaryInt(value); ok {
 		var digits [20]byte
-		if d.hits = d.scanner.scan(d.named, strconv.AppendInt(digits[:0], n, 10)); d.hits != nil {
+		if d.hits = d.scanner.scan(d.named, nil, strconv.AppendInt(digits[:0], n, 10)); d.hits != nil {
 			return nil, true
 		}
 	}
@@ -126,7 +127,7 @@ func (d *Detector) decimal(value []byte) ([]byte, bool) {
 		}
 		digits = strconv.AppendInt(digits, int64(group), 10)
 	}
-	if d.hits = d.scanner.scan(d.named, digits); d.hits != nil {
+	if d.hits = d.scanner.scan(d.named, nil, digits); d.hits != nil {
 		return nil, true
 	}
 	return value, false
@@ -143,7 +144,7 @@ func (d *Detector) json(value []byte) ([]byte, bool) {
 		}
 		doc, head = value[1:], 1
 	}
-	out, hits := d.scanner.mask(d.named, append(d.buf[:0], value[:head]...), doc)
+	out, hits := d.scanner.mask(d.named, d.room[:0], append(d.buf[:0], value[:head]...), doc)
 	if d.hits = hits; hits == nil {
 		if found := d.unescaped(doc); found != nil {
 			d.hits = found
@@ -164,7 +165,7 @@ func (d *Detector) unescaped(doc []byte) []Hit {
 	if bytes.IndexByte(doc, '\\') < 0 {
 		return nil
 	}
-	return d.scanner.scan(d.named, appendUnescaped(nil, doc))
+	return d.scanner.scan(d.named, nil, appendUnescaped(nil, doc))
 }
 
 // appendUnescaped takes back what can hide a find: \/ and \u…; a quote stays
@@ -203,7 +204,7 @@ func (d *Detector) bytea(value []byte) ([]byte, bool) {
 		return d.inPlace(value), false
 	}
 	raw := byteaBytes(value)
-	masked, hits := d.scanner.mask(d.named, nil, raw)
+	masked, hits := d.scanner.mask(d.named, d.room[:0], nil, raw)
 	if d.hits = hits; hits == nil {
 		return value, false
 	}
@@ -224,7 +225,7 @@ func (d *Detector) network(value []byte) ([]byte, bool) {
 		return value, false
 	}
 	if a, ok := netip.AddrFromSlice(value[head:]); ok {
-		if d.hits = d.scanner.scan(d.named, []byte(a.String())); d.hits != nil {
+		if d.hits = d.scanner.scan(d.named, nil, []byte(a.String())); d.hits != nil {
 			return nil, true
 		}
 	}

@@ -38,9 +38,12 @@ var keywords = []keyword{
 
 // keyed looks at a : or = between a name and a value.
 func (c *cursor) keyed(i int) int {
-	long := c.looksIssued(i + 1)
 	last := c.nameEnd(i)
-	if last < 0 || !long && !endsKeyword[c.v[last]|0x20] {
+	if last < 0 {
+		return i + 1
+	}
+	long := c.looksIssued(i + 1)
+	if !long && !c.endsKeyword(last) {
 		return i + 1
 	}
 	var room [maxKeyWord]byte
@@ -105,13 +108,27 @@ func (c *cursor) keyBefore(i, j int, room *[maxKeyWord]byte) []byte {
 	return room[at:]
 }
 
-// endsKeyword makes most names a matter of one look.
-var endsKeyword = func() (t [256]bool) {
+// endings are the last two letters of keywords, which make most names a matter
+// of one look.
+var endings = func() (t [32]uint32) {
 	for _, k := range keywords {
-		t[k.word[len(k.word)-1]] = true
+		n := len(k.word)
+		t[k.word[n-1]&31] |= 1 << (k.word[n-2] & 31)
 	}
 	return t
 }()
+
+// endsKeyword reports whether the name that ends at j may end with a keyword.
+func (c *cursor) endsKeyword(j int) bool {
+	if class[c.v[j]]&(isUpper|isLower) == 0 || j == 0 {
+		return false
+	}
+	before := c.v[j-1]
+	if before == '_' || before == '-' {
+		return true
+	}
+	return endings[c.v[j]&31]&(1<<(before&31)) != 0
+}
 
 func matchKeyword(name []byte) (keyword, bool) {
 	for _, k := range keywords {

@@ -6,8 +6,8 @@ import "bytes"
 type nationalForm struct {
 	shape    string // d is a digit, A an upper-case letter, X either; all else is itself
 	detector string
-	valid    func(d []byte) bool // of the digits and letters
-	near     []string            // one of these words must be shortly before it; nil: the check is enough
+	valid    func(chars) bool // of the digits and letters
+	near     []string         // one of these words must be shortly before it; nil: the check is enough
 }
 
 // Where a random number of the shape would pass more often than once in a
@@ -89,9 +89,9 @@ const (
 	maxNational = 18  // digits and letters in the longest form
 )
 
-// formsByRun indexes nationalForms by how many digits they begin with and what
-// follows: 0 for those that are digits only.
-var formsByRun = func() (t [maxNational + 1]map[byte][]*nationalForm) {
+// formIndex has nationalForms by how many digits they begin with and what
+// follows: 0 for those that are digits only, A for letters.
+var formIndex = func() (t [maxNational + 1][128][]*nationalForm) {
 	for k := range nationalForms {
 		f := &nationalForms[k]
 		n := 0
@@ -102,30 +102,7 @@ var formsByRun = func() (t [maxNational + 1]map[byte][]*nationalForm) {
 		if n < len(f.shape) {
 			next = f.shape[n]
 		}
-		if t[n] == nil {
-			t[n] = map[byte][]*nationalForm{}
-		}
 		t[n][next] = append(t[n][next], f)
-	}
-	return t
-}()
-
-// formsFollow says, by the number of digits, which bytes after them are worth
-// a look, so that most numbers are done with at once. A letter is written as A.
-var formsFollow = func() (t [maxNational + 1][256]bool) {
-	for n, forms := range formsByRun {
-		for next := range forms {
-			for b := range 256 {
-				switch {
-				case next == 'A':
-					t[n][b] = t[n][b] || class[b]&isUpper != 0
-				case next == 0:
-					t[n][b] = t[n][b] || class[b]&isAlnum == 0
-				default:
-					t[n][b] = t[n][b] || byte(b) == next
-				}
-			}
-		}
 	}
 	return t
 }()
@@ -137,25 +114,26 @@ func (c *cursor) national(i, end int) int {
 	if n > maxNational {
 		return 0
 	}
-	next := byte(' ')
+	index := &formIndex[n]
 	if end < len(c.v) {
-		next = c.v[end]
-	}
-	if !formsFollow[n][next] {
-		return 0
-	}
-	if class[next]&isUpper != 0 {
-		next = 'A'
-	}
-	for _, f := range formsByRun[n][next] {
-		if stop := c.form(i, f); stop > 0 {
-			return stop
+		next := c.v[end]
+		if class[next]&isUpper != 0 {
+			next = 'A'
+		} else if !c.is(end+1, isDigit|isUpper) {
+			next = 0 // no separator
+		}
+		if next != 0 && next < 128 {
+			for _, f := range index[next] {
+				if stop := c.form(i, f); stop > 0 {
+					return stop
+				}
+			}
+		}
+		if class[c.v[end]]&isTokenish != 0 {
+			return 0
 		}
 	}
-	if next == 'A' {
-		return 0
-	}
-	for _, f := range formsByRun[n][0] {
+	for _, f := range index[0] {
 		if stop := c.form(i, f); stop > 0 {
 			return stop
 		}
@@ -168,38 +146,34 @@ func (c *cursor) form(i int, f *nationalForm) int {
 	if end > len(c.v) || c.is(end, isTokenish) || i > 0 && c.v[i-1] == '-' {
 		return 0
 	}
-	if end+1 < len(c.v) && (c.v[end] == '.' || c.v[end] == ' ' && f.shape[len(f.shape)-1] != 'A' && bytes.IndexByte([]byte(f.shape), ' ') >= 0) && c.is(end+1, isDigit) {
-		return 0 // the number goes on
-	}
-	var chars [maxNational]byte
-	n := 0
+	var found chars
+	spaced := false
 	for k := range len(f.shape) {
-		b := c.v[i+k]
-		want := uint16(0)
-		switch f.shape[k] {
-		case 'd':
-			want = isDigit
-		case 'A':
-			want = isUpper
-		case 'X':
-			want = isUpper | isDigit
-		default:
-			if b != f.shape[k] {
+		b, want := c.v[i+k], f.shape[k]
+		if of := shapeClass[want]; of != 0 {
+			if class[b]&of == 0 {
 				return 0
 			}
+			found.b[found.n] = b
+			found.n++
 			continue
 		}
-		if class[b]&want == 0 {
+		if b != want {
 			return 0
 		}
-		chars[n] = b
-		n++
+		spaced = spaced || b == ' '
 	}
-	if !f.valid(chars[:n]) || f.near != nil && !c.near(i, f.near) {
+	if (c.is(end-1, isDigit) && spaced && end < len(c.v) && c.v[end] == ' ' || end < len(c.v) && c.v[end] == '.') && c.is(end+1, isDigit) {
+		return 0 // the number goes on
+	}
+	if !f.valid(found) || f.near != nil && !c.near(i, f.near) {
 		return 0
 	}
 	return c.hit(i, end, f.detector)
 }
+
+// shapeClass is what a letter of a shape stands for.
+var shapeClass = [256]uint16{'d': isDigit, 'A': isUpper, 'X': isUpper | isDigit}
 
 // near reports whether one of the words stands shortly before i, or in the name
 // of what is searched, as a word or part of a name.
@@ -243,10 +217,10 @@ func (c *cursor) lettered(i, end int) int {
 			return c.hit(i-2, end+1, "uk-nino")
 		}
 	case n == 7 && c.v[i-1] >= 'X' && c.v[i-1] <= 'Z' && !c.is(i-2, isTokenish) && c.is(end, isUpper) && !c.is(end+1, isTokenish):
-		var d [9]byte
-		d[0] = '0' + c.v[i-1] - 'X'
-		copy(d[1:], c.v[i:end+1])
-		if dni(d[:]) {
+		d := chars{n: 9}
+		d.b[0] = '0' + c.v[i-1] - 'X'
+		copy(d.b[1:], c.v[i:end+1])
+		if dni(d) {
 			return c.hit(i-1, end+1, "es-dni")
 		}
 	case n == 2 && i >= 6 && i+10 <= len(c.v) && !c.is(i-7, isTokenish) && !c.is(i+10, isTokenish) && codiceFiscale(c.v[i-6:i+10]):

@@ -164,10 +164,10 @@ func TestNationalNumbersPass(t *testing.T) {
 // TestNameIsContext: the name of a column counts as a word before its values.
 func TestNameIsContext(t *testing.T) {
 	s := NewScanner(PII)
-	if hits := s.scan(s.context("customer_bsn"), []byte("123456782")); len(hits) != 1 || hits[0].Detector != "nl-bsn" {
+	if hits := s.scan(s.context("customer_bsn"), nil, []byte("123456782")); len(hits) != 1 || hits[0].Detector != "nl-bsn" {
 		t.Error(hits)
 	}
-	if hits := s.scan(s.context("id"), []byte("123456782")); hits != nil {
+	if hits := s.scan(s.context("id"), nil, []byte("123456782")); hits != nil {
 		t.Error(hits)
 	}
 }

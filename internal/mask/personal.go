@@ -64,10 +64,50 @@ func imageSuffix(b []byte) bool {
 	return false
 }
 
+// minBare is how many digits make a number that has nothing else in it.
+const minBare = 9
+
+// joins are the bytes behind digits with which a number may go on.
+var joins = func() (t [256]bool) {
+	for b := range t {
+		t[b] = class[b]&isAlnum != 0
+	}
+	for _, b := range []byte(" -./+)") {
+		t[b] = true
+	}
+	return t
+}()
+
+// timestamp passes over dates and times as PostgreSQL writes them, ISO 8601's
+// T included: in them no number begins, and they are many.
+func (c *cursor) timestamp(i, end int) int {
+	if end-i != 4 || c.v[end] != '-' || end+6 > len(c.v) || c.v[end+3] != '-' || c.digitsAt(end+1, 2) < 0 || c.digitsAt(end+4, 2) < 0 {
+		return 0
+	}
+	end += 6
+	if end+9 > len(c.v) || c.v[end] != ' ' && c.v[end] != 'T' || c.v[end+3] != ':' || c.v[end+6] != ':' ||
+		c.digitsAt(end+1, 2) < 0 || c.digitsAt(end+4, 2) < 0 || c.digitsAt(end+7, 2) < 0 {
+		return end
+	}
+	end += 9
+	if end < len(c.v) && c.v[end] == '.' {
+		return c.run(end+1, isDigit, 9)
+	}
+	return end
+}
+
 // number looks at the first digit of a row of digits and returns where to go
 // on: behind the word, since nothing that is found begins within one.
 func (c *cursor) number(i int) int {
 	end := c.run(i, isDigit, len(c.v))
+	if end-i < minBare && !c.is(i-1, isAlnum) {
+		if end == len(c.v) || !joins[c.v[end]] || class[c.v[end]]&isAlnum == 0 && c.v[end] != ')' && !c.is(end+1, isDigit|isUpper) {
+			return end
+		}
+		if stop := c.timestamp(i, end); stop > 0 {
+			return stop
+		}
+	}
 	if c.groups&PII != 0 {
 		if stop := c.personal(i, end); stop > 0 {
 			return stop
@@ -115,7 +155,9 @@ func (c *cursor) personal(i, end int) int {
 			return c.hit(i, end, "card")
 		}
 	case n == 4:
-		return c.groupedCard(i)
+		if c.is(end+1, isDigit) && c.is(end+4, isDigit) { // groups of four or six
+			return c.groupedCard(i)
+		}
 	case end >= len(c.v):
 	case n <= 3 && c.v[end] == '.':
 		if stop := c.ipv4(i); stop > 0 || n < 3 {

@@ -33,14 +33,22 @@ const (
 	onX              // X of ZXlK, which is eyJ in base64
 	onDigit          // numbers
 	onPlus           // + of a phone number
+	triggerKinds
 )
+
+// follows are the classes of which the byte behind a trigger must be for it to
+// be worth a look; 0: of any. In most texts a dot ends a sentence.
+var follows = [triggerKinds]uint16{
+	onAt: isLocal, onDash: isTokenish, onAnchor: isDotted | isBase64, onUpper: isUpper, onJ: isAlnum, onX: isUpper | isLower, onPlus: isDigit,
+}
 
 // Scanner finds secrets and personal data. It may be used by any number of
 // goroutines at once.
 type Scanner struct {
-	triggers [256]trigger
-	groups   Group
-	custom   *customs // nil when none are configured
+	triggers  [256]trigger
+	isTrigger [256]uint8 // 1 for those
+	groups    Group
+	custom    *customs // nil when none are configured
 }
 
 // NewScanner returns a Scanner with the detectors of these groups.
@@ -54,7 +62,7 @@ func NewScanner(groups Group) *Scanner {
 	}
 	if groups&Secrets != 0 {
 		for b, t := range map[byte]trigger{
-			'=': onEquals, '-': onDash, '_': onAnchor, '.': onAnchor, '~': onAnchor, '$': onAnchor, 'J': onJ, 'X': onX,
+			'=': onEquals, '-': onDash, '_': onAnchor, '.': onAnchor, '~': onAnchor, 'J': onJ, 'X': onX,
 		} {
 			s.triggers[b] = t
 		}
@@ -67,29 +75,37 @@ func NewScanner(groups Group) *Scanner {
 	if groups&PII != 0 {
 		s.triggers['@'], s.triggers['+'] = onAt, onPlus
 	}
+	return s.indexed()
+}
+
+func (s *Scanner) indexed() *Scanner {
+	for b, t := range s.triggers {
+		if t != none {
+			s.isTrigger[b] = 1
+		}
+	}
 	return s
 }
 
 // Scan returns what it finds, in order and without overlaps; nil when there is
 // nothing.
-func (s *Scanner) Scan(value []byte) []Hit { return s.scan(nil, value) }
+func (s *Scanner) Scan(value []byte) []Hit { return s.scan(nil, nil, value) }
 
-// next returns the position of the next trigger. Most bytes of most texts are
-// none, so this loop is where the time goes.
-func (s *Scanner) next(v []byte, i int) int {
-	t := &s.triggers
+// triggersIn has a bit for each of at most 64 bytes that is a trigger. Most
+// bytes of most texts are none, so this is where the time goes; it does not
+// branch on what it sees.
+func (s *Scanner) triggersIn(v []byte) (found uint64) {
+	t := &s.isTrigger
+	i := 0
 	for ; i+8 <= len(v); i += 8 {
 		w := v[i : i+8 : i+8]
-		if t[w[0]]|t[w[1]]|t[w[2]]|t[w[3]]|t[w[4]]|t[w[5]]|t[w[6]]|t[w[7]] != none {
-			break
-		}
+		found |= (uint64(t[w[0]]) | uint64(t[w[1]])<<1 | uint64(t[w[2]])<<2 | uint64(t[w[3]])<<3 |
+			uint64(t[w[4]])<<4 | uint64(t[w[5]])<<5 | uint64(t[w[6]])<<6 | uint64(t[w[7]])<<7) << i
 	}
 	for ; i < len(v); i++ {
-		if t[v[i]] != none {
-			return i
-		}
+		found |= uint64(t[v[i]]) << i
 	}
-	return len(v)
+	return found
 }
 
 // cursor is the state of one scan.
@@ -98,11 +114,9 @@ type cursor struct {
 	name      string // of the value
 	groups    Group
 	hits      []Hit
-	runEnd    int // end of the run of token characters that was looked at last
-	dottedEnd int // the same with dots
-	custom    *customs
-	regions   []region // by configured detector, where its pattern is to be tried
-	found     []Hit    // by configured detectors
+	runEnd    int     // end of the run of token characters that was looked at last
+	dottedEnd int     // the same with dots
+	custom    *search // nil when no detectors are configured
 }
 
 // at looks at a trigger and returns where to go on.
@@ -115,15 +129,9 @@ func (c *cursor) at(i int, t trigger) int {
 	case onEquals:
 		return c.keyed(i)
 	case onDash:
-		if i+1 < len(c.v) && c.v[i+1] == '-' {
-			return c.pem(i)
-		}
-		return c.token(i)
+		return c.dash(i)
 	case onAnchor:
-		if end := c.inside(i); end > 0 {
-			return end
-		}
-		return c.token(i)
+		return c.anchored(i)
 	case onUpper:
 		return c.word(i)
 	case onJ:
@@ -138,6 +146,31 @@ func (c *cursor) at(i int, t trigger) int {
 	return i + 1
 }
 
+func (c *cursor) dash(i int) int {
+	if i+1 < len(c.v) && c.v[i+1] == '-' {
+		return c.pem(i)
+	}
+	if end := c.uuid(i); end > 0 {
+		return end
+	}
+	return c.token(i)
+}
+
+// uuid looks at the first dash of a UUID and returns its end, or 0. There are
+// none in it for other detectors, and many digits to look at.
+func (c *cursor) uuid(i int) int {
+	end := i + 28
+	if i < 8 || end > len(c.v) || c.v[i+5] != '-' || c.v[i+10] != '-' || c.v[i+15] != '-' || c.is(end, isAlnum) {
+		return 0
+	}
+	for k := i - 8; k < end; k++ {
+		if c.v[k] != '-' && class[c.v[k]]&isHexLower == 0 {
+			return 0
+		}
+	}
+	return end
+}
+
 func (c *cursor) colon(i int) int {
 	if c.groups&PII != 0 {
 		if end := c.ipv6(i); end > 0 {
@@ -145,7 +178,7 @@ func (c *cursor) colon(i int) int {
 		}
 	}
 	switch {
-	case c.groups&Secrets == 0:
+	case c.groups&Secrets == 0 || c.is(i-1, isDigit) && c.is(i+1, isDigit): // a time
 		return i + 1
 	case i+2 < len(c.v) && c.v[i+1] == '/' && c.v[i+2] == '/':
 		return c.url(i)
@@ -244,11 +277,12 @@ const replacement = "redacted-"
 
 // Mask replaces what Scan finds. The result is value itself when there is
 // nothing, else it is appended to dst. The hits are those of value.
-func (s *Scanner) Mask(dst, value []byte) ([]byte, []Hit) { return s.mask(nil, dst, value) }
+func (s *Scanner) Mask(dst, value []byte) ([]byte, []Hit) { return s.mask(nil, nil, dst, value) }
 
-func (s *Scanner) mask(named *context, dst, value []byte) ([]byte, []Hit) {
-	hits := s.scan(named, value)
-	if hits == nil {
+// mask is Mask with what is known of the value, and room for hits.
+func (s *Scanner) mask(named *context, room []Hit, dst, value []byte) ([]byte, []Hit) {
+	hits := s.scan(named, room, value)
+	if len(hits) == 0 {
 		return value, nil
 	}
 	start := len(dst)
@@ -256,16 +290,19 @@ func (s *Scanner) mask(named *context, dst, value []byte) ([]byte, []Hit) {
 	// What stands beside a replacement may be a find now. A few rounds settle
 	// that; what has not settled by then was made not to. A configured pattern
 	// may well match what it leaves of a find, and is not asked again.
-	builtIn := Scanner{triggers: s.triggers, groups: s.groups}
+	plain := s
+	if s.custom != nil {
+		plain = s.custom.plain
+	}
 	for range maxRounds {
-		again := builtIn.Scan(dst[start:])
-		if again == nil {
+		again := plain.Scan(dst[start:])
+		if len(again) == 0 {
 			return dst, hits
 		}
 		once := append([]byte(nil), dst[start:]...)
-		dst = builtIn.replace(dst[:start], once, again)
+		dst = plain.replace(dst[:start], once, again)
 	}
-	if builtIn.Scan(dst[start:]) != nil {
+	if plain.Scan(dst[start:]) != nil {
 		dst = append(dst[:start], "redacted"...)
 	}
 	return dst, hits

@@ -193,26 +193,40 @@ var tokenKinds = []tokenKind{
 // to the token. Prefixes without one are looked for where an upper-case letter
 // of a few begins a word, or at the first digit of a long word.
 const (
-	anchors   = "-_.~$"
-	wordBits  = 12
+	anchors   = "-_.~"
+	wordBits  = 14
 	maxPrefix = 8 // of a prefix without an anchor
 	longWord  = 32
 )
 
+// anchoredKind is a kind of token, and where in its prefix the anchor is.
+type anchoredKind struct {
+	*tokenKind
+	at int
+}
+
 var (
-	anchored  [1 << wordBits][]*tokenKind // by hash of an anchor and the two bytes before it
-	beginning [256][]*tokenKind           // those without, by their first byte
+	// bucket leads from the hash of an anchor and the two bytes before it to
+	// anchoredKinds. It is small, to stay in the cache; nothing is in bucket 0.
+	bucket        [1 << wordBits]uint8
+	anchoredKinds = [][]anchoredKind{nil}
+	beginning     [256][]*tokenKind // those without an anchor, by their first byte
 )
 
 var _ = func() bool {
 	for n := range tokenKinds {
 		k := &tokenKinds[n]
-		if at := k.anchor(); at >= 0 {
-			h := hash3(k.prefix[at-2], k.prefix[at-1], k.prefix[at])
-			anchored[h] = append(anchored[h], k)
-		} else {
+		at := k.anchor()
+		if at < 0 {
 			beginning[k.prefix[0]] = append(beginning[k.prefix[0]], k)
+			continue
 		}
+		h := hash3(k.prefix[at-2], k.prefix[at-1], k.prefix[at])
+		if bucket[h] == 0 {
+			bucket[h] = uint8(len(anchoredKinds)) //nolint:gosec // There are fewer than 256, see TestBuckets.
+			anchoredKinds = append(anchoredKinds, nil)
+		}
+		anchoredKinds[bucket[h]] = append(anchoredKinds[bucket[h]], anchoredKind{k, at})
 	}
 	return true
 }()
@@ -227,6 +241,7 @@ func (k *tokenKind) anchor() int {
 	return at + 2
 }
 
+// hash3 mixes three bytes.
 func hash3(a, b, c byte) uint32 {
 	return (uint32(a)<<16 | uint32(b)<<8 | uint32(c)) * 0x9e3779b1 >> (32 - wordBits)
 }
@@ -236,8 +251,8 @@ func (c *cursor) token(i int) int {
 	if i < 2 {
 		return i + 1
 	}
-	for _, k := range anchored[hash3(c.v[i-2], c.v[i-1], c.v[i])] {
-		if end := c.issued(i-k.anchor(), k); end > 0 {
+	for _, k := range anchoredKinds[bucket[hash3(c.v[i-2], c.v[i-1], c.v[i])]] {
+		if end := c.issued(i-k.at, k.tokenKind); end > 0 {
 			return end
 		}
 	}
@@ -285,8 +300,8 @@ func (c *cursor) tokenEnd(from int, k *tokenKind) int {
 
 // word looks at an upper-case letter that may begin a token.
 func (c *cursor) word(i int) int {
-	if c.is(i-1, isAlnum) {
-		return i + 1
+	if !c.is(i+1, isUpper) || c.is(i-1, isAlnum) {
+		return i + 1 // the second letter of all of them is upper-case
 	}
 	for _, k := range beginning[c.v[i]] {
 		if end := c.issued(i, k); end > 0 {
@@ -317,6 +332,13 @@ func (c *cursor) longWord(i, end int) int {
 	return 0
 }
 
+func (c *cursor) anchored(i int) int {
+	if end := c.inside(i); end > 0 {
+		return end
+	}
+	return c.token(i)
+}
+
 // inside looks at an anchor for tokens that are known by what is within them:
 // Azure's client secrets, Terraform's, Airtable's, MaxMind's, Discord's.
 func (c *cursor) inside(i int) int {
@@ -335,11 +357,11 @@ func (c *cursor) inside(i int) int {
 		switch {
 		case i+7 < len(c.v) && c.v[i+7] == '.':
 			return c.discord(i)
-		case i >= 14 && c.hasPrefix(i, ".atlasv1."):
+		case i >= 14 && c.is(i+1, isLower) && c.hasPrefix(i, ".atlasv1."):
 			if end := c.run(i+9, isDotted, 71); end-i >= 69 && end-i <= 79 && c.run(i-14, isAlnum, 14) == i && !c.is(i-15, isAlnum) {
 				return c.hit(i-14, end, "terraform-token")
 			}
-		case i >= 17 && c.hasPrefix(i-17, "pat") && c.run(i-14, isAlnum, 14) == i && !c.is(i-18, isAlnum):
+		case i >= 17 && c.v[i-17] == 'p' && c.hasPrefix(i-17, "pat") && c.run(i-14, isAlnum, 14) == i && !c.is(i-18, isAlnum):
 			if end := c.run(i+1, isHexLower, 65); end == i+65 && !c.is(end, isAlnum) {
 				return c.hit(i-17, end, "airtable-token")
 			}

@@ -151,3 +151,19 @@ func TestTokensByTheirInside(t *testing.T) {
 		}
 	}
 }
+
+func TestBuckets(t *testing.T) {
+	if len(anchoredKinds) > 255 {
+		t.Errorf("%d buckets do not fit into a byte: let bucket have more", len(anchoredKinds))
+	}
+	for b := range beginning {
+		for _, k := range beginning[b] {
+			if class[byte(b)]&isUpper != 0 && class[k.prefix[1]]&follows[onUpper] == 0 {
+				t.Errorf("%s: what follows its first letter is not looked at", k.prefix)
+			}
+			if class[byte(b)]&isUpper == 0 && len(k.prefix)+k.min < longWord {
+				t.Errorf("%s: too short to be looked for at a digit", k.prefix)
+			}
+		}
+	}
+}

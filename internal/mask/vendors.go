@@ -93,7 +93,8 @@ const (
 )
 
 // vendorsBy3 finds them by the first three letters of their words.
-var vendorsBy3 = func() (t [1 << wordBits][]*vendor) {
+var vendorsBy3 = func() map[uint32][]*vendor {
+	t := map[uint32][]*vendor{}
 	for n := range vendors {
 		w := vendors[n].word
 		h := hash3(w[0], w[1], w[2])
