@@ -173,8 +173,12 @@ func (c *cursor) valueAfter(i int) (from, to int) {
 			j++ // it escapes the next byte
 		case quote == 0 && (b == ' ' || b == ',' || b == ';' || b == '&' || b == '"' || b == '\'' || b == '`' ||
 			b == ')' || b == '}' || b == ']' || b == '<' || b == '>' || b == '='):
+			end := j
 			for b == '=' && j < limit && c.v[j] == '=' { // base64's padding
 				j++
+			}
+			if j > end && c.is(j, isAlnum) {
+				return i, end // and the value is the name of another
 			}
 			return i, j
 		}

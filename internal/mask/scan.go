@@ -1,5 +1,7 @@
 package mask
 
+import "slices"
+
 // Group of detectors.
 type Group uint8
 
@@ -110,13 +112,14 @@ func (s *Scanner) triggersIn(v []byte) (found uint64) {
 
 // cursor is the state of one scan.
 type cursor struct {
-	v         []byte
-	name      string // of the value
-	groups    Group
-	hits      []Hit
-	runEnd    int     // end of the run of token characters that was looked at last
-	dottedEnd int     // the same with dots
-	custom    *search // nil when no detectors are configured
+	v          []byte
+	name       string // of the value
+	groups     Group
+	hits       []Hit
+	runEnd     int     // end of the run of token characters that was looked at last
+	dottedEnd  int     // the same with dots
+	dottedLast int     // the same without those at its end
+	custom     *search // nil when no detectors are configured
 }
 
 // at looks at a trigger and returns where to go on.
@@ -190,17 +193,21 @@ func (c *cursor) colon(i int) int {
 	return c.keyed(i)
 }
 
-// hit notes a find and returns its end. One that overlaps those before it is
-// joined with them: the longer text is replaced as one.
+// hit notes a find and returns its end. One that overlaps others is joined with
+// them: the longer text is replaced as one. Nearly always it is the last.
 func (c *cursor) hit(start, end int, detector string) int {
-	for n := len(c.hits); n > 0 && start < c.hits[n-1].End; n = len(c.hits) {
-		last := c.hits[n-1]
-		start, end = min(start, last.Start), max(end, last.End)
-		detector = last.Detector
-		c.hits = c.hits[:n-1]
+	to := len(c.hits)
+	for to > 0 && c.hits[to-1].Start >= end {
+		to--
 	}
-	c.hits = append(c.hits, Hit{start, end, detector, nil})
-	return end
+	from, last := to, end
+	for from > 0 && c.hits[from-1].End > start {
+		from--
+		start, last = min(start, c.hits[from].Start), max(last, c.hits[from].End)
+		detector = c.hits[from].Detector
+	}
+	c.hits = slices.Replace(c.hits, from, to, Hit{start, last, detector, nil})
+	return last
 }
 
 // Classes of bytes.

@@ -73,7 +73,7 @@ func (c *cursor) jwt(i int) int {
 		return c.hit(start, end, "grafana-token") // {"k":" is an old API key
 	}
 	if n < 2 || dots[1]-dots[0] < 4 {
-		return max(i+1, min(dots[0], end))
+		return i + 1
 	}
 	if !joseHeader(c.v[start:dots[0]]) {
 		return i + 1
@@ -100,7 +100,7 @@ func (c *cursor) wrappedJWT(i int) int {
 	size, _ := base64.RawStdEncoding.Decode(plain[:], c.v[start:start+min(end-start, 1024)/4*4])
 	head, rest, ok := bytes.Cut(plain[:size], []byte("."))
 	if !ok || len(rest) < 3 || !joseHeader(head) {
-		return end
+		return i + 1
 	}
 	for c.is(end, isDotted) && c.v[end] == '=' {
 		end++
@@ -108,19 +108,9 @@ func (c *cursor) wrappedJWT(i int) int {
 	return c.hit(start, end, "jwt")
 }
 
-// awsSecrets looks for secret access keys around an id, v[start:end], which is
-// the last find. It returns the end of the last.
-func (c *cursor) awsSecrets(start, end int) int {
-	id := c.hits[len(c.hits)-1]
-	c.hits = c.hits[:len(c.hits)-1]
-	c.awsSecret(max(0, start-awsNearby), start)
-	c.hit(id.Start, id.End, id.Detector)
-	return c.awsSecret(end, min(len(c.v), end+awsNearby))
-}
-
 // awsSecret looks for a secret access key between from and to: forty characters
-// of base64 that look random. It returns its end, or 0.
-func (c *cursor) awsSecret(from, to int) int {
+// of base64 that look random.
+func (c *cursor) awsSecret(from, to int) {
 	for i := from; i < to; {
 		if class[c.v[i]]&isBase64 == 0 {
 			i++
@@ -128,11 +118,11 @@ func (c *cursor) awsSecret(from, to int) int {
 		}
 		end := c.run(i, isBase64, 64)
 		if end-i == 40 && mixed(c.v[i:end], 1) && entropy(c.v[i:end]) > 4 {
-			return c.hit(i, end, "aws-secret-key")
+			c.hit(i, end, "aws-secret-key")
+			return
 		}
 		i = end
 	}
-	return 0
 }
 
 // telegram looks at the colon of a bot's token: its number, then 35 characters.

@@ -288,12 +288,12 @@ func (c *cursor) tokenEnd(from int, k *tokenKind) int {
 	case isDotted:
 		if from >= c.dottedEnd {
 			c.dottedEnd = c.run(from, isDotted, len(c.v))
+			c.dottedLast = c.dottedEnd
+			for c.dottedLast > from && c.v[c.dottedLast-1] == '.' {
+				c.dottedLast--
+			}
 		}
-		end := c.dottedEnd
-		for end > from && c.v[end-1] == '.' {
-			end--
-		}
-		return end
+		return max(from, c.dottedLast)
 	}
 	return c.run(from, k.classes, k.max+1)
 }
@@ -306,7 +306,8 @@ func (c *cursor) word(i int) int {
 	for _, k := range beginning[c.v[i]] {
 		if end := c.issued(i, k); end > 0 {
 			if k.detector == "aws-access-key" {
-				return max(end, c.awsSecrets(i, end))
+				c.awsSecret(max(0, i-awsNearby), i)
+				c.awsSecret(end, min(len(c.v), end+awsNearby))
 			}
 			return end
 		}
