@@ -50,6 +50,10 @@ func (s *Scanner) context(name string) *context {
 // scan is Scan for a value that has a name, which counts as if it stood before
 // the value. The hits are appended to room.
 func (s *Scanner) scan(named *context, room []Hit, value []byte) []Hit {
+	first := s.triggersIn(value[:min(len(value), blockSize)])
+	if first == 0 && len(value) <= blockSize && s.custom == nil && (named == nil || named.secret == "") {
+		return nil
+	}
 	c := cursor{v: value, groups: s.groups, hits: room}
 	if s.custom != nil {
 		c.custom = &search{customs: s.custom}
@@ -63,8 +67,8 @@ func (s *Scanner) scan(named *context, room []Hit, value []byte) []Hit {
 			c.window(n, 0, min(len(value), s.custom.list[n].After))
 		}
 	}
-	for at := 0; at < len(value); {
-		at = s.block(&c, at)
+	for at := s.block(&c, 0, first); at < len(value); {
+		at = s.block(&c, at, s.triggersIn(value[at:min(len(value), at+blockSize)]))
 	}
 	if c.custom != nil {
 		return c.joined()
@@ -72,11 +76,13 @@ func (s *Scanner) scan(named *context, room []Hit, value []byte) []Hit {
 	return c.hits
 }
 
-// block looks at the triggers of up to 64 bytes from at on and returns where to
-// go on.
-func (s *Scanner) block(c *cursor, at int) int {
-	const size = 64
-	for found := s.triggersIn(c.v[at:min(len(c.v), at+size)]); found != 0; {
+// blockSize is how many bytes have their triggers in one word.
+const blockSize = 64
+
+// block looks at the triggers found in a block at at, and returns where to go
+// on.
+func (s *Scanner) block(c *cursor, at int, found uint64) int {
+	for found != 0 {
 		i := at + bits.TrailingZeros64(found)
 		next := i + 1
 		t := s.triggers[c.v[i]]
@@ -90,12 +96,12 @@ func (s *Scanner) block(c *cursor, at int) int {
 				}
 			}
 		}
-		if next-at >= size {
+		if next-at >= blockSize {
 			return next
 		}
 		found = found >> (next - at) << (next - at)
 	}
-	return min(len(c.v), at+size)
+	return min(len(c.v), at+blockSize)
 }
 
 // holds reports whether all of a value is the secret that its name says.

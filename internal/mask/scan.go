@@ -150,7 +150,7 @@ func (c *cursor) at(i int, t trigger) int {
 }
 
 func (c *cursor) dash(i int) int {
-	if i+1 < len(c.v) && c.v[i+1] == '-' {
+	if c.hasPrefix(i, pemBegin) {
 		return c.pem(i)
 	}
 	if end := c.uuid(i); end > 0 {

@@ -31,12 +31,11 @@ func mixed(b []byte, some int) bool {
 	return digits >= some && upper > 0 && lower > 0
 }
 
+const pemBegin = "-----BEGIN "
+
 // pem looks at the first dash of -----BEGIN … PRIVATE KEY-----.
 func (c *cursor) pem(i int) int {
-	const begin, end = "-----BEGIN ", "-----END "
-	if !c.hasPrefix(i, begin) {
-		return i + 1
-	}
+	const begin, end = pemBegin, "-----END "
 	head := c.v[i+len(begin) : min(len(c.v), i+len(begin)+64)]
 	key := bytes.Index(head, []byte("PRIVATE KEY"))
 	if key < 0 || bytes.Contains(head[:key], []byte("-----")) {
