@@ -36,7 +36,8 @@ var keywords = []keyword{
 	{"bearer", false},
 }
 
-// keyed looks at a : or = between a name and a value.
+// keyed looks at a : or = between a name and a value. It never goes on behind the
+// value: with an odd number of quotes, the next name may be in it.
 func (c *cursor) keyed(i int) int {
 	last := c.nameEnd(i)
 	if last < 0 {
@@ -57,12 +58,12 @@ func (c *cursor) keyed(i int) int {
 	switch {
 	case stated(value):
 	case ok && k.password && likePassword(value):
-		return c.hit(from, to, "password")
+		c.hit(from, to, "password")
 	case ok && !k.password && likeKey(value):
-		return c.hit(from, to, "secret")
+		c.hit(from, to, "secret")
 	case long:
 		if detector := c.issuedBy(name, from, to); detector != "" {
-			return c.hit(from, to, detector)
+			c.hit(from, to, detector)
 		}
 	}
 	return i + 1

@@ -120,7 +120,7 @@ func (c *cursor) number(i int) int {
 		return end
 	}
 	word := c.run(end, isAlnum, len(c.v))
-	if c.groups&Secrets != 0 && word-i >= longWord-maxPrefix {
+	if c.groups&Secrets != 0 {
 		if stop := c.longWord(i, word); stop > 0 {
 			return stop
 		}

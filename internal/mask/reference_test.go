@@ -54,8 +54,14 @@ var tokenExpressions = func() (list []*regexp.Regexp) {
 
 func referenceTokens(v string) (hits []referenceHit) {
 	for n, k := range tokenKinds {
-		for start := 0; start+len(k.prefix) <= len(v); start++ {
-			if !strings.HasPrefix(v[start:], k.prefix) || start > 0 && wordByte(v[start-1]) {
+		for from := 0; ; {
+			start := strings.Index(v[from:], k.prefix)
+			if start < 0 {
+				break
+			}
+			start += from
+			from = start + 1
+			if start > 0 && wordByte(v[start-1]) {
 				continue
 			}
 			body := tokenExpressions[n].FindStringSubmatch(v[start:])[1]

@@ -63,7 +63,7 @@ var tokenKinds = []tokenKind{
 	{"AQVN", isTokenish, 35, 38, mixed2, "yandex-key"},
 	{"t1.", isDotted, 100, maxToken, mixed2, "yandex-token"},
 	{"sha256~", isTokenish, 43, 43, mixed1, "openshift-token"},
-	{"dapi", isHexLower, 32, 32, nil, "databricks-token"},
+	{"dapi", isHexLower, 32, 32, someDigits, "databricks-token"},
 	{"hvs.", isTokenish, 90, 120, mixed1, "vault-token"},
 	{"hvb.", isTokenish, 138, 300, mixed1, "vault-token"},
 	{"pul-", isHexLower, 40, 40, nil, "pulumi-token"},
@@ -195,7 +195,7 @@ var tokenKinds = []tokenKind{
 const (
 	anchors   = "-_.~"
 	wordBits  = 14
-	maxPrefix = 8 // of a prefix without an anchor
+	maxBefore = 80 // letters before the first digit of such a word
 	longWord  = 32
 )
 
@@ -319,7 +319,7 @@ func (c *cursor) word(i int) int {
 // that begin with lower-case letters or digits.
 func (c *cursor) longWord(i, end int) int {
 	start := i
-	for start > 0 && i-start < maxPrefix && class[c.v[start-1]]&isAlnum != 0 {
+	for start > 0 && i-start < maxBefore && class[c.v[start-1]]&isAlnum != 0 {
 		start--
 	}
 	if end-start < longWord || c.is(start-1, isAlnum) {
