@@ -61,9 +61,23 @@ func TestPolicyLearns(t *testing.T) {
 	mustContain(t, out, "Ada", "INSERT 0 1", "DELETE 1", "allows delete on public.scratch", "allows select on public.staff", "allows copy-program on public.orders")
 }
 
-// observed gives the installation an agent "learner" that is only observed, until
-// the test ends, and returns how to change the configuration meanwhile.
+// observed gives the installation an agent "learner" that is only observed.
 func (w *world) observed(t *testing.T) (apply func(string)) {
+	t.Helper()
+	agents := fmt.Sprintf("agents:\n  - {name: learner, cgroup: %s/learner, policy: nothing, mode: observe, until: %s}\n",
+		w.postern.Root, time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
+	return w.extended(t, agents, `policies:
+  - name: nothing
+    rules:
+      - {name: session, target: orders, verbs: [session], allow: true}
+    masks:
+      - {target: "*", columns: [customers.email, "*.ssn"], with: pseudonym}
+`)
+}
+
+// extended adds agents and policies until the test ends, and returns how to
+// change the configuration meanwhile.
+func (w *world) extended(t *testing.T, agents, policies string) (apply func(string)) {
 	t.Helper()
 	whole := fmt.Sprintf(configuration, w.postern.Root, w.pg.Port, w.pg.CA, w.dir, w.corpCA)
 	apply = func(text string) {
@@ -76,16 +90,7 @@ func (w *world) observed(t *testing.T) (apply func(string)) {
 		}
 	}
 	t.Cleanup(func() { apply(whole) })
-	agents := fmt.Sprintf("agents:\n  - {name: learner, cgroup: %s/learner, policy: nothing, mode: observe, until: %s}\n", w.postern.Root, time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
-	policies := `policies:
-  - name: nothing
-    rules:
-      - {name: session, target: orders, verbs: [session], allow: true}
-    masks:
-      - {target: "*", columns: [customers.email, "*.ssn"], with: pseudonym}
-`
-	observed := strings.Replace(strings.Replace(whole, "agents:\n", agents, 1), "policies:\n", policies, 1)
-	apply(observed)
+	apply(strings.Replace(strings.Replace(whole, "agents:\n", agents, 1), "policies:\n", policies, 1))
 	return apply
 }
 

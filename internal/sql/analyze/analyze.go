@@ -110,6 +110,8 @@ type analyzer struct {
 	equal     map[sql.Equality]bool
 	bound     boundValues
 	depth     int
+	root      proto.Message           // the statement
+	byRow     map[*pg.FuncCall]string // what a set_config sets whose name is in a row
 }
 
 func (a *analyzer) add(verb, object string) {
@@ -137,7 +139,7 @@ func mark(set *map[string]bool, name string) {
 // statement analyses one statement of the text.
 func (a *analyzer) statement(n *pg.Node) {
 	m := inner(n)
-	a.plain, a.emitted = nil, false
+	a.plain, a.emitted, a.root = nil, false, m
 	a.s.Kinds = append(a.s.Kinds, kindOf(m))
 	if len(a.s.Kinds) > maxEffects {
 		panic(errTooMuch)

@@ -173,7 +173,7 @@ func isWord(op string) bool { return op != "" && op[0] >= 'A' && op[0] <= 'Z' }
 
 // setConfig takes set_config(name, value, local), which is SET.
 func (a *analyzer) setConfig(f *pg.FuncCall) {
-	name, ok := constantText(argument(f, 0))
+	name, ok := a.settingName(f)
 	if !ok || len(f.Args) != 3 || argument(f, 0).GetNamedArgExpr() != nil {
 		a.unknown("set_config")
 		return

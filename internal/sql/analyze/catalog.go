@@ -52,7 +52,7 @@ var harmlessSettings = set(`
 	enable_hashjoin enable_mergejoin enable_nestloop enable_sort enable_hashagg enable_material enable_memoize
 	cursor_tuple_fraction random_page_cost seq_page_cost effective_cache_size from_collapse_limit join_collapse_limit
 	geqo plan_cache_mode quote_all_identifiers default_text_search_config array_nulls
-	synchronize_seqscans check_function_bodies escape_string_warning default_with_oids`)
+	synchronize_seqscans check_function_bodies escape_string_warning default_with_oids restrict_nonsystem_relation_kind`)
 
 // set splits a text into words.
 func set(words string) map[string]bool {

@@ -55,6 +55,7 @@ func (a *analyzer) query(s *pg.SelectStmt, sc *scope) {
 		}
 		a.s.Parts = append(a.s.Parts, p)
 	}
+	a.settingsByRow(s, sc)
 	a.descend(s, sc, "with_clause", "into_clause", "locking_clause")
 }
 
@@ -257,7 +258,7 @@ func (a *analyzer) indirection(m *pg.A_Indirection) {
 		case n.GetString_() != nil:
 			name := n.GetString_().Sval
 			mark(&a.columns, name)
-			if f := m.Arg.GetFuncCall(); !ofStandard(stringsOf(f.GetFuncname())) || isKnown(name) {
+			if f := m.Arg.GetFuncCall(); (!ofStandard(stringsOf(f.GetFuncname())) || isKnown(name)) && !a.expanded(m, name) {
 				a.function([]string{name})
 			}
 			if rowFunctions[name] {
