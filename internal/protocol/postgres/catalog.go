@@ -123,7 +123,7 @@ func (c *catalog) keysOf(schema, table string) [][]string {
 func catalogQuery(patterns []string) string {
 	const relations = `SELECT c.oid, n.nspname, c.relname, c.relkind FROM pg_catalog.pg_class c
  JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
- WHERE c.relkind IN ('r','p','v','m','f') AND c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid`
+ WHERE c.relkind IN ('r','p','v','m','f','S') AND c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid`
 	const keys = `SELECT i.indrelid, pg_catalog.array_agg(a.attname::pg_catalog.text) FROM pg_catalog.pg_index i
  JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) ANY (i.indkey::pg_catalog.int2[])
  WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indrelid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
@@ -204,7 +204,7 @@ func (r *catalogReading) row(b []byte) error {
 	}
 	rel := c.relations[oid]
 	if rel == nil {
-		return nil // an index, a sequence, or created between two of the queries
+		return nil // an index, or created between two of the queries
 	}
 	switch r.result {
 	case 2:
