@@ -97,7 +97,7 @@ test: setup ## everything: check, the kernel programs here and in QEMU, real ser
 
 .PHONY: test-bypass
 test-bypass: setup ## the ways out that must stay closed, against a sniffer (as root)
-	@$(REPORT) -step 'make build' '. -count=1 ./internal/redirect ./internal/bypass/... ./test/bypass'
+	@$(REPORT) -step 'make build' '. -count=1 ./internal/redirect ./internal/bypass/... ./test/bypass/...'
 
 .PHONY: test-containers
 test-containers: setup ## docker, podman and runc containers as agents (as root)

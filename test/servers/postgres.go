@@ -196,15 +196,36 @@ func (p *Postgres) SQL(database, text string) error {
 
 // Query is SQL with psql's unaligned output.
 func (p *Postgres) Query(database, text string) (string, error) {
+	return p.client(text, "psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", database, "-f", "-")
+}
+
+// Batch sends each text as it is, in one message, with psql's unaligned output.
+func (p *Postgres) Batch(database string, texts ...string) (string, error) {
+	args := []string{"-X", "-q", "-A", "-t", "-v", "VERBOSITY=verbose", "-d", database}
+	for _, text := range texts {
+		args = append(args, "-c", text)
+	}
+	return p.client("", "psql", args...)
+}
+
+// Socket is the folder of the server's Unix socket.
+func (p *Postgres) Socket() string { return p.socket }
+
+// Dump is pg_dump's.
+func (p *Postgres) Dump(database string) (string, error) {
+	return p.client("", "pg_dump", "-d", database)
+}
+
+// client runs one of PostgreSQL's own as the superuser.
+func (p *Postgres) client(in, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(postgresBin, "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1",
-		"-h", p.socket, "-p", strconv.Itoa(p.Port), "-U", "postgres", "-d", database, "-f", "-")
-	cmd.Stdin = strings.NewReader(text)
+	cmd := exec.CommandContext(ctx, filepath.Join(postgresBin, name), append(args, "-h", p.socket, "-p", strconv.Itoa(p.Port), "-U", "postgres")...)
+	cmd.Stdin = strings.NewReader(in)
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C.UTF-8"}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return string(out), fmt.Errorf("psql: %w: %s", err, out)
+		return string(out), fmt.Errorf("%s: %w: %s", name, err, out)
 	}
 	return string(out), nil
 }

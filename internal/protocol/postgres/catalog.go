@@ -36,6 +36,8 @@ type catalog struct {
 	byName     map[string]*relation
 	masked     []string // every masked column, "schema.table.column"
 	types      map[uint32]string
+	functions  map[string]bool // that can be written like a column of a row: t.f for f(t)
+	blind      bool            // it could not be read
 	generation int
 }
 
@@ -117,8 +119,8 @@ func (c *catalog) keysOf(schema, table string) [][]string {
 	return r.keys
 }
 
-// catalogQuery reads everything in one round trip: the search path, the
-// relations, the columns that a pattern may mask with the views over them and the
+// catalogQuery reads everything in one round trip: the search path, the functions
+// that take a row, the relations, the columns that a pattern may mask with the views over them and the
 // tables that inherit them, and the unique keys. Every name is qualified, so that no search_path changes it.
 func catalogQuery(patterns []string) string {
 	const relations = `SELECT c.oid, n.nspname, c.relname, c.relkind FROM pg_catalog.pg_class c
@@ -128,6 +130,9 @@ func catalogQuery(patterns []string) string {
  JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) ANY (i.indkey::pg_catalog.int2[])
  WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indrelid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
  GROUP BY i.indexrelid, i.indrelid HAVING pg_catalog.bool_and(a.attnotnull)`
+	const functions = `SELECT DISTINCT p.proname FROM pg_catalog.pg_proc p
+ JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) p.proargtypes[0]
+ WHERE p.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid AND t.typtype IN ('c','p','d')`
 	const columns = `SELECT a.attrelid, a.attnum, a.attname,
  CASE WHEN a.atthasdef THEN pg_catalog.to_jsonb(a) OPERATOR(pg_catalog.->>) 'attgenerated'::pg_catalog.text END,
  a.atttypid, COALESCE(b.typname, t.typname) FROM pg_catalog.pg_attribute a
@@ -140,7 +145,7 @@ func catalogQuery(patterns []string) string {
  AND d.refobjid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid`
 	const heirs = `SELECT i.inhrelid, i.inhparent FROM pg_catalog.pg_inherits i
  WHERE i.inhrelid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid`
-	parts := []string{`SELECT s FROM pg_catalog.unnest(pg_catalog.current_schemas(true)) s`, relations, keys}
+	parts := []string{`SELECT s FROM pg_catalog.unnest(pg_catalog.current_schemas(true)) s`, functions, relations, keys}
 	if len(patterns) > 0 {
 		parts = append(parts, columns, views, heirs)
 	}
@@ -164,6 +169,7 @@ func newReading(patterns []string, generation int) *catalogReading {
 	return &catalogReading{into: &catalog{
 		patterns: patterns, generation: generation,
 		relations: map[uint32]*relation{}, byName: map[string]*relation{}, types: map[uint32]string{},
+		functions: map[string]bool{},
 	}}
 }
 
@@ -183,13 +189,17 @@ func (r *catalogReading) row(b []byte) error {
 	if r.asked {
 		return r.definition(v)
 	}
-	want := []int{1, 4, 2, 6, 2, 2}
+	want := []int{1, 1, 4, 2, 6, 2, 2}
 	if r.result >= len(want) || len(v) != want[r.result] {
 		return malformed("catalog row")
 	}
 	c := r.into
-	if r.result == 0 {
+	switch r.result {
+	case 0:
 		c.path = append(c.path, v[0])
+		return nil
+	case 1:
+		c.functions[v[0]] = true
 		return nil
 	}
 	oid64, err := strconv.ParseUint(v[0], 10, 32)
@@ -197,7 +207,7 @@ func (r *catalogReading) row(b []byte) error {
 		return malformed("catalog row")
 	}
 	oid := uint32(oid64)
-	if r.result == 1 {
+	if r.result == 2 {
 		rel := &relation{oid: oid, schema: v[1], name: v[2], columns: map[int16]string{}, types: map[int16]string{}, masked: map[int16]bool{}, view: v[3] == "v" || v[3] == "m"}
 		c.relations[oid], c.byName[rel.String()] = rel, rel
 		return nil
@@ -207,9 +217,9 @@ func (r *catalogReading) row(b []byte) error {
 		return nil // an index, or created between two of the queries
 	}
 	switch r.result {
-	case 2:
-		rel.keys = append(rel.keys, arrayElements(v[1]))
 	case 3:
+		rel.keys = append(rel.keys, arrayElements(v[1]))
+	case 4:
 		attr, err := strconv.ParseInt(v[1], 10, 16)
 		if err != nil {
 			return malformed("catalog row")
@@ -229,7 +239,7 @@ func (r *catalogReading) row(b []byte) error {
 			return malformed("catalog row")
 		}
 		pair := [2]uint32{oid, uint32(other)}
-		if r.result == 4 {
+		if r.result == 5 {
 			r.dependencies = append(r.dependencies, pair)
 		} else {
 			r.heirs = append(r.heirs, pair)
@@ -379,6 +389,7 @@ func (c *codec) catalogRead(out *messages.Out, r *catalogReading) bool {
 	}
 	if err != nil {
 		fresh = newReading(c.catalog.patterns, c.catalog.generation+1).into.outdated()
+		fresh.blind = true
 		c.refresh = true
 	}
 	c.catalog = fresh

@@ -73,7 +73,7 @@ func TestScrubberTakesTheLongestFirst(t *testing.T) {
 
 func TestCatalogRowsThatAreMalformed(t *testing.T) {
 	for result, rows := range [][][]byte{
-		{row("a", "b")}, {row("x", "public", "t", "r"), row("1")}, {row("20001")}, {row("20001", "x", "id", "", "25", "text")}, {row("20001", "1", "x")}, {row("20001", "x")},
+		{row("a", "b")}, {row("f", "x")}, {row("x", "public", "t", "r"), row("1")}, {row("20001")}, {row("20001", "x", "id", "", "25", "text")}, {row("20001", "1", "x")}, {row("20001", "x")},
 	} {
 		for _, m := range append(rows, msg('D', "\xff\xff"), msg('D', "")) {
 			r := newReading([]string{"*"}, 1)

@@ -75,6 +75,21 @@ func (c *catalog) derivedFrom(s *sql.Statement) []string {
 	return nil
 }
 
+// calls are the functions that s calls by the name of a column of a row, as far
+// as that may be one. While the catalog could not be read, any name may.
+func (c *catalog) calls(s *sql.Statement) []engine.Effect {
+	if c.blind && len(s.Columns) > 0 {
+		return []engine.Effect{{Verb: engine.Unknown, Object: "whether " + s.Columns[0] + " is a column"}}
+	}
+	var out []engine.Effect
+	for _, name := range s.Columns {
+		if c.functions[name] {
+			out = append(out, engine.Effect{Verb: sql.Function, Object: sql.Object("", name)})
+		}
+	}
+	return out
+}
+
 // effects are those of s on masked columns: which rows come back, in which order,
 // and whether the statement fails, tells of a value though it is masked where it
 // is shown; and what is written elsewhere is masked no more. Comparisons that are

@@ -144,3 +144,27 @@ func TestOutputsOfMaskedColumns(t *testing.T) {
 }
 
 func effect(verb, object string) engine.Effect { return engine.Effect{Verb: verb, Object: object} }
+
+// What is written like a column may be a function that takes the row, where there
+// is one of that name.
+func TestFunctionsWrittenLikeColumns(t *testing.T) {
+	for _, patterns := range [][]string{emails, nil} {
+		c := reading(t, patterns...)
+		for _, tt := range []struct{ column, want string }{{"total_of", "function total_of"}, {"total", ""}, {"id", ""}} {
+			var got []string
+			for _, e := range c.calls(&sql.Statement{Columns: []string{tt.column}}) {
+				got = append(got, e.Verb+" "+e.Object)
+			}
+			if strings.Join(got, ", ") != tt.want {
+				t.Errorf("%s: %v", tt.column, got)
+			}
+		}
+	}
+	blind := &catalog{blind: true}
+	if e := blind.calls(&sql.Statement{Columns: []string{"id"}}); len(e) != 1 || e[0].Verb != engine.Unknown {
+		t.Errorf("without a catalog: %v", e)
+	}
+	if e := blind.calls(&sql.Statement{}); e != nil {
+		t.Errorf("no column, and %v", e)
+	}
+}

@@ -95,7 +95,7 @@ func (c *codec) known(s *sql.Statement) *resolved {
 	}
 	q := s.Resolve(c.catalog.schemaOf)
 	r := &resolved{source: s, stmt: q, facts: maps.Clone(q.Facts), derived: c.catalog.derivedFrom(q), charge: chargeOf(q)}
-	r.effects = slices.Concat(q.Effects, c.catalog.effects(q, nil))
+	r.effects = slices.Concat(q.Effects, c.catalog.calls(q), c.catalog.effects(q, nil))
 	r.comparisons = c.catalog.comparisons(q)
 	if len(r.derived) > 0 {
 		r.outputs = c.catalog.outputs(q)

@@ -144,7 +144,7 @@ func (c *codec) stands(v *restored, m comparison, binaryFormat bool) bool {
 func (c *codec) excused(r *resolved) *resolved {
 	if r.byPseudonyms == nil {
 		again := *r
-		again.effects = slices.Concat(r.stmt.Effects, c.catalog.effects(r.stmt, func(q sql.Equality) bool {
+		again.effects = slices.Concat(r.stmt.Effects, c.catalog.calls(r.stmt), c.catalog.effects(r.stmt, func(q sql.Equality) bool {
 			return slices.ContainsFunc(r.comparisons, func(m comparison) bool { return m.param == q.Param && m.literal == q.Literal })
 		}))
 		again.byPseudonyms = &again

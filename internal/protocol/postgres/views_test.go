@@ -38,7 +38,7 @@ func readRecorded(t *testing.T, file string, edit func(definition string) string
 		line = strings.TrimSuffix(line, "\n")
 		if line == "" {
 			r.endResult()
-			if section++; section == 6 {
+			if section++; section == 7 {
 				if _, more, err := r.finish(); more == "" || err != nil {
 					t.Fatalf("no definitions are asked for: %v", err)
 				}
@@ -54,7 +54,7 @@ func readRecorded(t *testing.T, file string, edit func(definition string) string
 				continue
 			}
 			plain := appendUnescaped(nil, []byte(v))
-			if section == 6 && i == 1 && edit != nil {
+			if section == 7 && i == 1 && edit != nil {
 				plain = []byte(edit(string(plain)))
 			}
 			body = append(binary.BigEndian.AppendUint32(body, uint32(len(plain))), plain...)
@@ -109,6 +109,9 @@ func TestViewsByTheirDefinitions(t *testing.T) {
 			} else if got := describeView(r); got != want {
 				t.Errorf("%s: %s\n\tgot  %s\n\twant %s", file, name, got, want)
 			}
+		}
+		if !c.functions["shout_of"] {
+			t.Errorf("%s: the function of a row is not known", file)
 		}
 		renamed := c.byName["public.renamed"]
 		if f := c.origin(renamed.oid, 1); f.Table != "customers" || f.Column != "email" || f.Derived != nil {

@@ -154,6 +154,7 @@ func catalogAnswer(patterns []string, status byte) []byte {
 	}
 	id := strconv.Itoa
 	result(row("pg_catalog"), row("public"))
+	result(row("total_of"))
 	result(
 		row(id(oidCustomers), "public", "customers", "r"), row(id(oidOrders), "public", "orders", "r"),
 		row(id(oidView), "public", "mailing", "r"), row(id(oidPartition), "public", "customers_old", "r"),

@@ -1,0 +1,261 @@
+## ddl,maintenance,grant | runs
+CREATE TABLE mine (id int)
+
+CREATE UNLOGGED TABLE mine (id int)
+
+CREATE TEMP TABLE mine (id int)
+
+CREATE TABLE IF NOT EXISTS mine AS SELECT 1 AS x
+
+CREATE TABLE mine (LIKE orders INCLUDING ALL)
+
+CREATE TABLE mine PARTITION OF parts FOR VALUES FROM (200) TO (300)
+
+CREATE TABLE mine () INHERITS (orders)
+
+SELECT * INTO mine FROM orders
+
+SELECT 1 AS x INTO TEMP mine
+
+CREATE VIEW mine AS SELECT 1 AS x
+
+CREATE OR REPLACE VIEW order_view AS SELECT id, state, customer FROM orders WHERE false
+
+CREATE RECURSIVE VIEW mine (n) AS VALUES (1) UNION ALL SELECT n + 1 FROM mine WHERE n < 3
+
+CREATE MATERIALIZED VIEW mine AS SELECT 1 AS x
+
+REFRESH MATERIALIZED VIEW stored
+
+CREATE INDEX ON orders (state)
+
+CREATE UNIQUE INDEX IF NOT EXISTS mine ON orders (id)
+
+CREATE INDEX ON orders ((upper(state)))
+
+DROP INDEX orders_state
+
+REINDEX TABLE orders
+
+REINDEX INDEX orders_state
+
+CLUSTER orders USING orders_pkey
+
+CREATE SEQUENCE mine
+
+ALTER SEQUENCE numbers RESTART 1
+
+DROP SEQUENCE numbers CASCADE
+
+CREATE SCHEMA mine
+
+CREATE SCHEMA mine CREATE TABLE t (id int) CREATE VIEW v AS SELECT 1 AS x
+
+ALTER SCHEMA side RENAME TO other
+
+DROP SCHEMA side CASCADE
+
+CREATE TYPE mine AS (a int, b text)
+
+CREATE TYPE mine AS ENUM ('a', 'b')
+
+CREATE TYPE mine AS RANGE (subtype = float8)
+
+ALTER TYPE mood ADD VALUE 'bored'
+
+ALTER TYPE mood RENAME VALUE 'glad' TO 'happy'
+
+DROP TYPE mood CASCADE
+
+CREATE DOMAIN mine AS int CHECK (VALUE > 0)
+
+ALTER DOMAIN positive DROP CONSTRAINT positive_check
+
+DROP DOMAIN positive
+
+CREATE FUNCTION mine() RETURNS int LANGUAGE sql AS 'SELECT 1'
+
+CREATE FUNCTION mine() RETURNS int LANGUAGE plpgsql AS $$ BEGIN DELETE FROM orders; RETURN 1; END $$
+
+CREATE OR REPLACE FUNCTION harmless() RETURNS int LANGUAGE sql AS 'DELETE FROM orders RETURNING 1'
+
+CREATE FUNCTION mine() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1; END
+
+CREATE PROCEDURE mine() LANGUAGE sql AS 'DELETE FROM orders'
+
+ALTER FUNCTION harmless() SECURITY DEFINER
+
+ALTER FUNCTION harmless() OWNER TO postgres
+
+DROP FUNCTION harmless()
+
+DROP ROUTINE harmless()
+
+CREATE AGGREGATE mine (int) (SFUNC = int4pl, STYPE = int)
+
+CREATE OPERATOR ### (LEFTARG = int, RIGHTARG = int, FUNCTION = int4pl)
+
+CREATE OPERATOR CLASS mine FOR TYPE int USING btree AS FUNCTION 1 btint4cmp(int, int)
+
+CREATE OPERATOR FAMILY mine USING btree
+
+CREATE CAST (text AS positive) WITH INOUT AS IMPLICIT
+
+CREATE COLLATION mine FROM "C"
+
+CREATE CONVERSION mine FOR 'UTF8' TO 'LATIN1' FROM utf8_to_iso8859_1
+
+CREATE TEXT SEARCH CONFIGURATION mine (COPY = simple)
+
+CREATE TEXT SEARCH DICTIONARY mine (TEMPLATE = simple)
+
+CREATE TRIGGER mine AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION on_change()
+
+ALTER TABLE orders DISABLE TRIGGER ALL
+
+ALTER TRIGGER watch ON orders RENAME TO watched
+
+DROP TRIGGER watch ON orders
+
+CREATE EVENT TRIGGER mine ON ddl_command_start EXECUTE FUNCTION on_ddl()
+
+CREATE RULE mine AS ON INSERT TO orders DO ALSO DELETE FROM customers
+
+CREATE RULE mine AS ON UPDATE TO orders DO INSTEAD NOTHING
+
+DROP RULE keep ON staff
+
+CREATE POLICY mine ON orders USING (true)
+
+ALTER POLICY only_new ON orders USING (true)
+
+DROP POLICY only_new ON orders
+
+ALTER TABLE orders DISABLE ROW LEVEL SECURITY
+
+ALTER TABLE orders ENABLE ROW LEVEL SECURITY
+
+ALTER TABLE orders FORCE ROW LEVEL SECURITY
+
+ALTER TABLE orders ADD COLUMN mine int DEFAULT 5
+
+ALTER TABLE orders DROP COLUMN state CASCADE
+
+ALTER TABLE more_orders ALTER COLUMN state TYPE varchar(10)
+
+ALTER TABLE orders ALTER COLUMN state SET DEFAULT 'x'
+
+ALTER TABLE orders RENAME COLUMN state TO status
+
+ALTER TABLE orders RENAME TO old_orders
+
+ALTER TABLE orders SET SCHEMA side
+
+ALTER TABLE orders OWNER TO postgres
+
+ALTER TABLE orders ADD CONSTRAINT mine CHECK (id > 0)
+
+ALTER TABLE customers DROP CONSTRAINT customers_pkey CASCADE
+
+ALTER TABLE orders SET UNLOGGED
+
+ALTER TABLE orders REPLICA IDENTITY FULL
+
+ALTER TABLE parts DETACH PARTITION parts_1
+
+ALTER TABLE ONLY orders SET (fillfactor = 50)
+
+ALTER VIEW order_view RENAME TO mine
+
+ALTER INDEX orders_state RENAME TO mine
+
+ALTER MATERIALIZED VIEW stored RENAME TO mine
+
+DROP TABLE orders CASCADE
+
+DROP TABLE IF EXISTS orders, customers CASCADE
+
+DROP VIEW order_view
+
+DROP MATERIALIZED VIEW stored
+
+CREATE EXTENSION IF NOT EXISTS pgcrypto
+
+DROP EXTENSION dblink
+
+ALTER EXTENSION dblink SET SCHEMA side
+
+CREATE FOREIGN DATA WRAPPER mine
+
+CREATE SERVER mine FOREIGN DATA WRAPPER files
+
+CREATE FOREIGN TABLE mine (line text) SERVER filesystem OPTIONS (filename '/etc/passwd')
+
+CREATE USER MAPPING FOR postgres SERVER filesystem
+
+IMPORT FOREIGN SCHEMA public FROM SERVER loop INTO side
+
+CREATE PUBLICATION mine FOR ALL TABLES
+
+ALTER PUBLICATION pub ADD TABLE orders
+
+DROP PUBLICATION pub
+
+CREATE STATISTICS mine ON id, state FROM orders
+
+ALTER STATISTICS orders_stats SET STATISTICS 10
+
+CREATE ACCESS METHOD mine TYPE index HANDLER bthandler
+
+CREATE LANGUAGE mine HANDLER plpgsql_call_handler
+
+COMMENT ON TABLE orders IS 'mine'
+
+COMMENT ON COLUMN orders.id IS NULL
+
+ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC
+
+ALTER DATABASE @DB@ SET statement_timeout = 0
+
+ALTER LARGE OBJECT 4711 OWNER TO postgres
+
+CREATE TRANSFORM FOR int LANGUAGE sql (FROM SQL WITH FUNCTION prsd_lextype(internal))
+
+## grant | runs
+GRANT ALL ON orders TO PUBLIC
+
+GRANT SELECT (id) ON orders TO corpus_other
+
+GRANT ALL ON ALL TABLES IN SCHEMA public TO PUBLIC
+
+GRANT corpus_other TO postgres
+
+GRANT EXECUTE ON FUNCTION harmless() TO PUBLIC
+
+GRANT USAGE ON SCHEMA side TO PUBLIC
+
+REVOKE ALL ON orders FROM PUBLIC
+
+REVOKE SELECT ON customers FROM corpus_other
+
+## grant,ddl | runs
+CREATE ROLE corpus_new_@N@ LOGIN
+
+ALTER ROLE corpus_other CREATEDB
+
+ALTER ROLE corpus_other SET search_path = side
+
+ALTER USER corpus_other PASSWORD 'mine'
+
+REASSIGN OWNED BY corpus_other TO postgres
+
+DROP OWNED BY corpus_other
+
+## truncate | changes orders
+TRUNCATE orders
+
+TRUNCATE TABLE orders RESTART IDENTITY CASCADE
+
+TRUNCATE ONLY orders, staff
+
+/* SELECT */ TRUNCATE orders -- read only
