@@ -73,7 +73,10 @@ func (c *cursor) keyed(i int) int {
 // quote that may be escaped; -1 when there is none.
 func (c *cursor) nameEnd(i int) int {
 	j := i - 1
-	for n := 0; n < 2 && j >= 0 && c.v[j] == ' '; n++ {
+	for n := 0; n < 3 && j >= 0 && (c.v[j] == ':' || c.v[j] == '?' || c.v[j] == '='); n++ { // :=, ?=, ==
+		j--
+	}
+	for n := 0; n < 4 && j >= 0 && (c.v[j] == ' ' || c.v[j] == '\t'); n++ {
 		j--
 	}
 	if j >= 0 && (c.v[j] == '"' || c.v[j] == '\'') {
@@ -89,7 +92,7 @@ func (c *cursor) nameEnd(i int) int {
 }
 
 // keyBefore reads the name that ends at j, backwards: letters in lower case,
-// without dashes and underscores.
+// without dots, dashes and underscores.
 func (c *cursor) keyBefore(i, j int, room *[maxKeyWord]byte) []byte {
 	at := len(room)
 	for ; j >= 0 && at > 0 && i-j <= 2*maxKeyWord; j-- {
@@ -98,7 +101,8 @@ func (c *cursor) keyBefore(i, j int, room *[maxKeyWord]byte) []byte {
 		case cl&isUpper != 0:
 			b |= 0x20
 		case cl&isLower != 0:
-		case b == '_' || b == '-':
+		case cl&isDigit != 0:
+		case b == '_' || b == '-' || b == '.':
 			continue
 		default:
 			return room[at:]
@@ -143,7 +147,7 @@ func matchKeyword(name []byte) (keyword, bool) {
 // valueAfter finds the value behind a : or =: in quotes, which may be escaped,
 // or up to a delimiter. A scheme of an Authorization header is passed over.
 func (c *cursor) valueAfter(i int) (from, to int) {
-	for n := 0; n < 2 && i < len(c.v) && (c.v[i] == ' ' || c.v[i] == '>'); n++ { // => of Ruby and Perl
+	for n := 0; n < 4 && i < len(c.v) && (c.v[i] == ' ' || c.v[i] == '\t' || c.v[i] == '>' || c.v[i] == '='); n++ { // => of Ruby and Perl, :=
 		i++
 	}
 	escaped := false

@@ -30,6 +30,7 @@ var alphabets = []struct {
 	{isUpper, "A-Z"},
 	{isLower, "a-z"},
 	{isHexLower, "0-9a-f"},
+	{isHex, "0-9A-Fa-f"},
 	{isTokenish, "0-9A-Za-z_-"},
 	{isBase64, "0-9A-Za-z+/"},
 	{isDotted, "0-9A-Za-z_.=~-"},
@@ -65,7 +66,7 @@ func referenceTokens(v string) (hits []referenceHit) {
 				continue
 			}
 			body := tokenExpressions[n].FindStringSubmatch(v[start:])[1]
-			if k.classes == isDotted {
+			if k.classes&isDotted != 0 {
 				body = strings.TrimRight(body, ".")
 			}
 			end := start + len(k.prefix) + len(body)

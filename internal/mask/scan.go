@@ -41,7 +41,7 @@ const (
 // follows are the classes of which the byte behind a trigger must be for it to
 // be worth a look; 0: of any. In most texts a dot ends a sentence.
 var follows = [triggerKinds]uint16{
-	onAt: isLocal, onDash: isTokenish, onAnchor: isDotted | isBase64, onUpper: isUpper, onJ: isAlnum, onX: isUpper | isLower, onPlus: isDigit,
+	onAt: isLocal, onDash: isTokenish, onAnchor: isDotted | isBase64, onUpper: isUpper | isDigit, onJ: isAlnum, onX: isUpper | isLower, onPlus: isDigit,
 }
 
 // Scanner finds secrets and personal data. It may be used by any number of
@@ -185,7 +185,7 @@ func (c *cursor) colon(i int) int {
 		return i + 1
 	case i+2 < len(c.v) && c.v[i+1] == '/' && c.v[i+2] == '/':
 		return c.url(i)
-	case i+2 < len(c.v) && c.v[i+1] == 'A' && c.v[i+2] == 'A':
+	case i+2 < len(c.v) && c.v[i+1] == 'A' && c.is(i-1, isDigit):
 		if end := c.telegram(i); end > 0 {
 			return end
 		}
@@ -220,19 +220,23 @@ const (
 	isLocal    // of the local part of an e-mail address
 	isBase64   // also + and /
 	isDotted   // isTokenish, and . = ~
+	isHex      // 0-9 A-F a-f
 )
 
 var class = func() (t [256]uint16) {
 	for b := range 256 {
 		switch c := byte(b); {
 		case c >= '0' && c <= '9':
-			t[b] = isDigit | isHexLower | isTokenish | isLocal | isBase64 | isDotted
+			t[b] = isDigit | isHexLower | isTokenish | isLocal | isBase64 | isDotted | isHex
 		case c >= 'A' && c <= 'Z':
 			t[b] = isUpper | isTokenish | isLocal | isBase64 | isDotted
+			if c <= 'F' {
+				t[b] |= isHex
+			}
 		case c >= 'a' && c <= 'z':
 			t[b] = isLower | isTokenish | isLocal | isBase64 | isDotted
 			if c <= 'f' {
-				t[b] |= isHexLower
+				t[b] |= isHexLower | isHex
 			}
 		case c == '_' || c == '-':
 			t[b] = isTokenish | isLocal | isDotted

@@ -34,7 +34,7 @@ var tokenKinds = []tokenKind{
 	{"gloas-", isTokenish, 64, 128, nil, "gitlab-token"},
 	{"glptt-", isHexLower, 40, 40, nil, "gitlab-token"},
 	{"glsoat-", isTokenish, 20, 128, nil, "gitlab-token"},
-	{"_gitlab_session=", isHexLower, 32, 32, nil, "gitlab-token"},
+	{"_gitlab_session=", isLower | isDigit, 32, 32, nil, "gitlab-token"},
 	{"ATCTT3", isDotted, 40, maxToken, mixed2, "atlassian-token"},
 	{"ATATT3", isDotted, 40, maxToken, mixed2, "atlassian-token"},
 	{"ATBB", isAlnum, 32, 32, mixed2, "bitbucket-token"},
@@ -44,12 +44,13 @@ var tokenKinds = []tokenKind{
 	{"ASIA", isUpper | isDigit, 16, 16, base32ish, "aws-access-key"},
 	{"ABIA", isUpper | isDigit, 16, 16, base32ish, "aws-access-key"},
 	{"ACCA", isUpper | isDigit, 16, 16, base32ish, "aws-access-key"},
+	{"A3T", isUpper | isDigit, 17, 17, base32ish, "aws-access-key"},
 	{"ABSK", isBase64, 109, 269, mixed2, "aws-bedrock-key"},
 	{"bedrock-api-key-", isBase64, 28, maxToken, nil, "aws-bedrock-key"},
 	{"AIza", isTokenish, 35, 35, nil, "google-api-key"},
 	{"GOCSPX-", isTokenish, 28, 28, nil, "google-client-secret"},
 	{"ya29.", isDotted, 40, maxToken, mixed2, "google-access-token"},
-	{"LTAI", isAlnum, 12, 26, mixed2, "alibaba-access-key"},
+	{"LTAI", isAlnum, 12, 26, someDigits, "alibaba-access-key"},
 	{"dop_v1_", isHexLower, 64, 64, nil, "digitalocean-token"},
 	{"doo_v1_", isHexLower, 64, 64, nil, "digitalocean-token"},
 	{"dor_v1_", isHexLower, 64, 64, nil, "digitalocean-token"},
@@ -68,14 +69,14 @@ var tokenKinds = []tokenKind{
 	{"hvb.", isTokenish, 138, 300, mixed1, "vault-token"},
 	{"pul-", isHexLower, 40, 40, nil, "pulumi-token"},
 	{"ops_eyJ", isBase64, 240, 2048, nil, "1password-token"},
-	{"A3-", isUpper | isDigit | isTokenish, 37, 37, groupedKey, "1password-key"},
+	{"A3-", isTokenish, 36, 37, groupedKey, "1password-key"},
 	{"ico-", isAlnum, 32, 32, mixed1, "infracost-token"},
 	{"pscale_tkn_", isDotted, 32, 64, nil, "planetscale-token"},
 	{"pscale_oauth_", isDotted, 32, 64, nil, "planetscale-token"},
 	{"pscale_pw_", isDotted, 32, 64, nil, "planetscale-token"},
 	{"4b1d", isAlnum, 38, 38, mixed2, "clickhouse-key"},
 	{"AGE-SECRET-KEY-1", isUpper | isDigit, 58, 58, nil, "age-key"},
-	{"dp.pt.", isAlnum, 40, 44, mixed1, "doppler-token"},
+	{"dp.pt.", isAlnum, 40, 44, someDigits, "doppler-token"},
 	{"API-", isUpper | isDigit, 26, 26, someDigits, "octopus-key"},
 	{"pat.", isDotted, 68, 68, mixed2, "harness-key"},
 	{"sat.", isDotted, 68, 68, mixed2, "harness-key"},
@@ -95,22 +96,22 @@ var tokenKinds = []tokenKind{
 	// Chat.
 	{"xoxb-", isTokenish, 20, 255, someDigits, "slack-token"},
 	{"xoxp-", isTokenish, 20, 255, someDigits, "slack-token"},
-	{"xoxa-", isTokenish, 20, 255, someDigits, "slack-token"},
-	{"xoxr-", isTokenish, 20, 255, someDigits, "slack-token"},
-	{"xoxs-", isTokenish, 20, 255, someDigits, "slack-token"},
-	{"xoxo-", isTokenish, 20, 255, someDigits, "slack-token"},
+	{"xoxa-", isTokenish, 8, 255, someDigits, "slack-token"},
+	{"xoxr-", isTokenish, 8, 255, someDigits, "slack-token"},
+	{"xoxs-", isTokenish, 14, 255, someDigits, "slack-token"},
+	{"xoxo-", isTokenish, 14, 255, someDigits, "slack-token"},
 	{"xoxe-", isTokenish, 20, 255, someDigits, "slack-token"},
-	{"xapp-", isTokenish, 20, 255, someDigits, "slack-token"},
+	{"xapp-", isTokenish, 14, 255, someDigits, "slack-token"},
 	{"sm_aat_", isAlnum, 16, 16, nil, "settlemint-token"},
 	{"sm_pat_", isAlnum, 16, 16, nil, "settlemint-token"},
 	{"sm_sat_", isAlnum, 16, 16, nil, "settlemint-token"},
 	// Payment.
-	{"sk_live_", isAlnum, 16, 255, nil, "stripe-key"},
-	{"rk_live_", isAlnum, 16, 255, nil, "stripe-key"},
-	{"sk_test_", isAlnum, 16, 255, nil, "stripe-key"},
-	{"rk_test_", isAlnum, 16, 255, nil, "stripe-key"},
-	{"sk_prod_", isAlnum, 16, 255, nil, "stripe-key"},
-	{"rk_prod_", isAlnum, 16, 255, nil, "stripe-key"},
+	{"sk_live_", isAlnum, 10, 255, nil, "stripe-key"},
+	{"rk_live_", isAlnum, 10, 255, nil, "stripe-key"},
+	{"sk_test_", isAlnum, 10, 255, nil, "stripe-key"},
+	{"rk_test_", isAlnum, 10, 255, nil, "stripe-key"},
+	{"sk_prod_", isAlnum, 10, 255, nil, "stripe-key"},
+	{"rk_prod_", isAlnum, 10, 255, nil, "stripe-key"},
 	{"whsec_", isBase64, 24, 128, nil, "webhook-secret"},
 	{"sq0atp-", isTokenish, 22, 60, nil, "square-token"},
 	{"sq0csp-", isTokenish, 43, 60, nil, "square-token"},
@@ -120,16 +121,16 @@ var tokenKinds = []tokenKind{
 	{"rzp_live_", isAlnum, 14, 14, nil, "razorpay-key"},
 	{"FLWSECK-", isTokenish, 32, 48, nil, "flutterwave-key"},
 	{"FLWSECK_TEST-", isTokenish, 12, 48, nil, "flutterwave-key"},
-	{"EZAK", isAlnum, 54, 54, mixed2, "easypost-key"},
-	{"EZTK", isAlnum, 54, 54, mixed2, "easypost-key"},
+	{"EZAK", isAlnum, 54, 54, someDigits, "easypost-key"},
+	{"EZTK", isAlnum, 54, 54, someDigits, "easypost-key"},
 	{"duffel_live_", isDotted, 43, 43, nil, "duffel-token"},
 	{"duffel_test_", isDotted, 43, 43, nil, "duffel-token"},
-	{"shippo_live_", isHexLower, 40, 40, nil, "shippo-token"},
-	{"shippo_test_", isHexLower, 40, 40, nil, "shippo-token"},
-	{"shpat_", isHexLower, 32, 32, nil, "shopify-token"},
-	{"shpca_", isHexLower, 32, 32, nil, "shopify-token"},
-	{"shppa_", isHexLower, 32, 32, nil, "shopify-token"},
-	{"shpss_", isHexLower, 32, 32, nil, "shopify-token"},
+	{"shippo_live_", isHex, 40, 40, nil, "shippo-token"},
+	{"shippo_test_", isHex, 40, 40, nil, "shippo-token"},
+	{"shpat_", isHex, 32, 32, nil, "shopify-token"},
+	{"shpca_", isHex, 32, 32, nil, "shopify-token"},
+	{"shppa_", isHex, 32, 32, nil, "shopify-token"},
+	{"shpss_", isHex, 32, 32, nil, "shopify-token"},
 	// Models.
 	{"sk-", isTokenish, 20, 255, mixed2, "api-key"}, // OpenAI, Anthropic and their kin
 	{"hf_", isAlnum, 30, 64, mixed0, "huggingface-token"},
@@ -148,8 +149,8 @@ var tokenKinds = []tokenKind{
 	{"NRJS-", isHexLower, 19, 19, nil, "newrelic-key"},
 	{"NRII-", isTokenish, 32, 32, nil, "newrelic-key"},
 	{"NRRA-", isHexLower, 42, 42, nil, "newrelic-key"},
-	{"sntrys_eyJ", isBase64 | isTokenish, 60, maxToken, nil, "sentry-token"},
-	{"sntryu_", isHexLower, 64, 64, nil, "sentry-token"},
+	{"sntrys_eyJ", isBase64 | isDotted, 60, maxToken, nil, "sentry-token"},
+	{"sntryu_", isHex, 64, 64, nil, "sentry-token"},
 	{"dt0c01.", isDotted, 89, 89, someDigits, "dynatrace-token"},
 	{"dt0s01.", isDotted, 73, 89, someDigits, "dynatrace-token"},
 	{"ddapi-", isHexLower, 32, 40, nil, "datadog-key"},
@@ -157,16 +158,16 @@ var tokenKinds = []tokenKind{
 	{"phx_", isAlnum, 43, 48, mixed2, "posthog-key"},
 	// Mail and the rest.
 	{"SG.", isDotted, 66, 66, sendgrid, "sendgrid-key"},
-	{"SK", isHexLower, 32, 32, nil, "twilio-key"},
+	{"SK", isHex, 32, 32, nil, "twilio-key"},
 	{"key-", isHexLower, 32, 32, nil, "mailgun-key"},
 	{"pubkey-", isHexLower, 32, 32, nil, "mailgun-key"},
 	{"xkeysib-", isTokenish, 81, 81, mixedHex, "brevo-key"},
 	{"xsmtpsib-", isTokenish, 81, 81, mixedHex, "brevo-key"},
-	{"EAAC", isAlnum, 100, maxToken, mixed2, "facebook-token"},
-	{"EAAM", isAlnum, 100, maxToken, mixed2, "facebook-token"},
+	{"EAAC", isAlnum, 100, maxToken, someDigits, "facebook-token"},
+	{"EAAM", isAlnum, 100, maxToken, someDigits, "facebook-token"},
 	{"GR1348941", isTokenish, 20, 20, nil, "gitlab-token"},
-	{"p8e-", isAlnum, 32, 32, someDigits, "adobe-secret"},
-	{"fio-u-", isDotted, 64, 64, mixed1, "frameio-token"},
+	{"p8e-", isAlnum, 32, 32, nil, "adobe-secret"},
+	{"fio-u-", isDotted, 64, 64, someDigits, "frameio-token"},
 	{"lin_api_", isAlnum, 40, 40, nil, "linear-key"},
 	{"ntn_", isAlnum, 46, 46, someDigits, "notion-token"},
 	{"secret_", isAlnum, 43, 43, mixed2, "notion-token"},
@@ -175,8 +176,8 @@ var tokenKinds = []tokenKind{
 	{"rdme_", isLower | isDigit, 70, 70, nil, "readme-key"},
 	{"tfp_", isDotted, 59, 59, mixed0, "typeform-token"},
 	{"CFPAT-", isTokenish, 43, 43, nil, "contentful-token"},
-	{"s-s4t2ud-", isHexLower, 64, 64, nil, "intra42-secret"},
-	{"s-s4t2af-", isHexLower, 64, 64, nil, "intra42-secret"},
+	{"s-s4t2ud-", isHex, 64, 64, nil, "intra42-secret"},
+	{"s-s4t2af-", isHex, 64, 64, nil, "intra42-secret"},
 	{"dnkey-", isDotted, 79, 79, nil, "defined-key"},
 	{"sl.", isDotted, 130, 1500, mixed2, "dropbox-token"},
 	{"pk.eyJ", isDotted, 60, 200, nil, "mapbox-token"},
@@ -295,13 +296,17 @@ func (c *cursor) tokenEnd(from int, k *tokenKind) int {
 		}
 		return max(from, c.dottedLast)
 	}
-	return c.run(from, k.classes, k.max+1)
+	end := c.run(from, k.classes, k.max+1)
+	for k.classes&isDotted != 0 && end > from && c.v[end-1] == '.' {
+		end--
+	}
+	return end
 }
 
 // word looks at an upper-case letter that may begin a token.
 func (c *cursor) word(i int) int {
-	if !c.is(i+1, isUpper) || c.is(i-1, isAlnum) {
-		return i + 1 // the second letter of all of them is upper-case
+	if !c.is(i+1, isUpper|isDigit) || c.is(i-1, isAlnum) {
+		return i + 1 // the second byte of all of them is one of those
 	}
 	for _, k := range beginning[c.v[i]] {
 		if end := c.issued(i, k); end > 0 {

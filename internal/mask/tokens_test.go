@@ -98,6 +98,7 @@ func TestVendors(t *testing.T) {
 			if n == 0 {
 				continue
 			}
+			n = max(n, -n)
 			var value []byte
 			for i := 0; len(value) < n; i++ {
 				if b := base62[i%len(base62)]; class[b]&v.classes != 0 {

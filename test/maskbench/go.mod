@@ -5,6 +5,7 @@ go 1.26.0
 replace github.com/postern/postern => ../..
 
 require (
+	github.com/lucasjones/reggen v0.0.0-20200904144131-37ba4fa293bb
 	github.com/postern/postern v0.0.0
 	github.com/wasilibs/go-re2 v1.13.0
 	github.com/zricethezav/gitleaks/v8 v8.30.1
