@@ -116,7 +116,7 @@ setup-bench:
 	@test/tools/setup postgresql-15 postgresql-client-15 pgbouncer
 
 .PHONY: bench
-bench: bench-postgres bench-connect bench-mask ## every benchmark, side by side with what one would have instead
+bench: bench-postgres bench-connect bench-mask bench-sql ## every benchmark, side by side with what one would have instead
 
 .PHONY: bench-postgres
 bench-postgres: setup-bench build ## pgbench: direct, through pgbouncer, through the gateway (as root, ten minutes)
@@ -126,6 +126,10 @@ bench-postgres: setup-bench build ## pgbench: direct, through pgbouncer, through
 bench-connect: ## connections: direct, through a proxy, by iptables, by the kernel programs (as root, a minute)
 	@test/tools/setup iptables
 	@go run ./test/bench -connections -rounds 9
+
+.PHONY: bench-sql
+bench-sql: build ## statements and rules: from memory, by the worker, 50 rules, beside parsers, OPA and Cedar (two minutes)
+	cd test/sqlbench && go run .
 
 .PHONY: bench-mask
 bench-mask: ## detectors: texts and rows, beside gitleaks and RE2 (a minute)

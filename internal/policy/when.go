@@ -80,6 +80,7 @@ func newConditions(facts []engine.Fact) (*conditions, error) {
 // condition is one compiled when.
 type condition struct {
 	program  cel.Program
+	native   native     // nil: the program is run
 	facts    []variable // the facts it reads
 	database bool       // it reads session.database
 	caller   bool       // it reads agent or session
@@ -116,7 +117,7 @@ func (c *conditions) compile(when string) (*condition, error) {
 	if err != nil {
 		return nil, celError(err)
 	}
-	out := &condition{program: program}
+	out := &condition{program: program, native: compileNative(checked.NativeRep().Expr())}
 	for _, name := range chains {
 		if fact, ok := strings.CutPrefix(name, factPrefix); ok {
 			out.facts = append(out.facts, variable{fact, cel.AttributePattern(name)})
@@ -263,6 +264,14 @@ func celError(err error) error {
 // eval answers whether the condition holds. What is missing and what fails is
 // perhaps.
 func (c *condition) eval(in *Input) answer {
+	if c.native != nil {
+		return c.native(in)
+	}
+	return c.interpret(in)
+}
+
+// interpret runs the program.
+func (c *condition) interpret(in *Input) answer {
 	var missing []*cel.AttributePatternType
 	for i := range c.facts {
 		if _, ok := in.fact(c.facts[i].name); !ok {

@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	pg "github.com/pganalyze/pg_query_go/v6"
 	"github.com/pganalyze/pg_query_go/v6/parser"
@@ -314,11 +315,16 @@ func (a *analyzer) descend(m proto.Message, sc *scope, skip ...protoreflect.Name
 // declaration: protobuf's Range has none that can be relied on.
 func children(m proto.Message, f func(protoreflect.Name, proto.Message)) {
 	r := m.ProtoReflect()
-	fields := r.Descriptor().Fields()
-	for i := range fields.Len() {
-		fd := fields.Get(i)
+	if _, ok := m.(*pg.Node); ok {
+		// Its oneof has some 270 fields; which is set need not be asked of each.
+		if fd := r.WhichOneof(nodeOneof); fd != nil && fd.Kind() == protoreflect.MessageKind {
+			f(fd.Name(), r.Get(fd).Message().Interface())
+		}
+		return
+	}
+	for _, fd := range messageFields(r.Descriptor()) {
 		switch {
-		case fd.Kind() != protoreflect.MessageKind || !r.Has(fd):
+		case !r.Has(fd):
 		case fd.IsList():
 			list := r.Get(fd).List()
 			for j := range list.Len() {
@@ -330,17 +336,34 @@ func children(m proto.Message, f func(protoreflect.Name, proto.Message)) {
 	}
 }
 
+// nodeOneof is the one field that a Node has set.
+var nodeOneof = (*pg.Node)(nil).ProtoReflect().Descriptor().Oneofs().Get(0)
+
+// fieldsOf remembers messageFields by the full name of the message.
+var fieldsOf sync.Map
+
+// messageFields returns the fields of a message that are messages themselves.
+func messageFields(d protoreflect.MessageDescriptor) []protoreflect.FieldDescriptor {
+	if known, ok := fieldsOf.Load(d.FullName()); ok {
+		return known.([]protoreflect.FieldDescriptor)
+	}
+	var out []protoreflect.FieldDescriptor
+	for i := range d.Fields().Len() {
+		if fd := d.Fields().Get(i); fd.Kind() == protoreflect.MessageKind {
+			out = append(out, fd)
+		}
+	}
+	fieldsOf.Store(d.FullName(), out)
+	return out
+}
+
 // inner takes a message out of its Node; nil when there is none.
 func inner(n *pg.Node) proto.Message {
 	if n == nil || n.Node == nil {
 		return nil
 	}
-	var out proto.Message
-	n.ProtoReflect().Range(func(_ protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		out = v.Message().Interface()
-		return false
-	})
-	return out
+	r := n.ProtoReflect()
+	return r.Get(r.WhichOneof(nodeOneof)).Message().Interface()
 }
 
 func stringsOf(nodes []*pg.Node) []string {
