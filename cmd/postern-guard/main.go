@@ -26,6 +26,7 @@ import (
 	"github.com/postern/postern/internal/guard"
 	"github.com/postern/postern/internal/identity"
 	"github.com/postern/postern/internal/redirect"
+	"github.com/postern/postern/internal/supervisor"
 	"github.com/postern/postern/internal/version"
 )
 
@@ -227,6 +228,9 @@ func serve(o options) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	log.Info("guard serves", "socket", cfg.Guard.Socket, "root", where.Cgroup, "version", version.String())
+	if err := supervisor.Ready(where.Cgroup + " is closed"); err != nil {
+		log.Warn("systemd", "error", err)
+	}
 	return server.Serve(ctx, l)
 }
 

@@ -31,6 +31,7 @@ import (
 	"github.com/postern/postern/internal/secret/source/env"
 	"github.com/postern/postern/internal/secret/source/file"
 	"github.com/postern/postern/internal/sql"
+	"github.com/postern/postern/internal/supervisor"
 	"github.com/postern/postern/internal/version"
 	"github.com/postern/postern/internal/wire"
 )
@@ -199,8 +200,12 @@ func (d *daemon) run(ctx context.Context, cfg *config.Config, registry *promethe
 		d.log.Info("serving", "version", version.String(), "config", d.path, "agents", len(cfg.Agents),
 			"targets", len(cfg.Targets), "control", cfg.Control.Socket, "metrics", cfg.Metrics.Listen)
 	}
+	if front.Err() == nil {
+		d.supervised(front, &before, cfg)
+	}
 	<-front.Done()
 	cause := context.Cause(front)
+	d.warned(supervisor.Stopping())
 	d.log.Info("stopping", "sessions", len(d.gateway.Running()))
 	d.doors.closeAll()
 	drain, cancel := context.WithTimeout(background, drainTime)
@@ -210,6 +215,19 @@ func (d *daemon) run(ctx context.Context, cfg *config.Config, registry *promethe
 	stopBackground()
 	behind.Wait()
 	return ignore(cause, context.Canceled)
+}
+
+// supervised tells systemd that the daemon serves, and from then on that it does
+// not hang.
+func (d *daemon) supervised(ctx context.Context, running *sync.WaitGroup, cfg *config.Config) {
+	d.warned(supervisor.Ready(fmt.Sprintf("%d agents, %d targets", len(cfg.Agents), len(cfg.Targets))))
+	running.Go(func() { supervisor.Watch(ctx, d.loop.Turn, d.warned) })
+}
+
+func (d *daemon) warned(err error) {
+	if err != nil {
+		d.log.Warn("systemd", "error", err)
+	}
 }
 
 func ignore(err, what error) error {

@@ -26,6 +26,7 @@ var rules = []rule{
 	{"internal/config", ""},
 	{"internal/identity", ""},
 	{"internal/version", ""},
+	{"internal/supervisor", ""},
 	{"internal/ca", ""},
 	{"internal/dns", ""},
 	{"internal/dial", ""},
@@ -56,7 +57,7 @@ var rules = []rule{
 	{"internal/gateway", "internal/approval internal/budget internal/dial internal/dns internal/engine internal/mask internal/policy internal/record internal/secret internal/wire pkg/recording"},
 	{"cmd/postern-sqlparse", "internal/sql internal/sql/analyze internal/version"},
 	// Root and small: what it links is what there is to audit.
-	{"cmd/postern-guard", "internal/config internal/guard internal/identity internal/redirect internal/version"},
+	{"cmd/postern-guard", "internal/config internal/guard internal/identity internal/redirect internal/supervisor internal/version"},
 	{"cmd/posternd", "pkg/* internal/* internal/relay/* internal/protocol/* internal/secret/source internal/secret/source/*"},
 	{"cmd/postern", "pkg/* internal/* internal/bypass/*"},
 	{"test/*", "pkg/* internal/* bpf internal/relay/* internal/protocol/* internal/secret/source internal/secret/source/* internal/bypass/* test/*"},

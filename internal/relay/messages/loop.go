@@ -59,9 +59,27 @@ func (l *Loop) drive(ctx context.Context, s *Session) bool {
 	return true
 }
 
+// Turn returns when each thread has gone round once more, which takes
+// microseconds where none is stuck; else with ctx.
+func (l *Loop) Turn(ctx context.Context) error {
+	for i, t := range l.threads {
+		turned, ok := t.turn()
+		if !ok {
+			continue // it does not run, and sessions have goroutines
+		}
+		select {
+		case <-turned:
+		case <-ctx.Done():
+			return fmt.Errorf("thread %d of the relay loop does not turn: %w", i, ctx.Err())
+		}
+	}
+	return nil
+}
+
 // thread is one of a loop's.
 type thread struct {
 	mu      sync.Mutex  // guards what follows
+	turned  []chan struct{}
 	poller  wire.Poller // nil while the thread does not run
 	members map[uint64]*member
 	called  []*member // asked to leave
@@ -111,6 +129,19 @@ func (t *thread) call(m *member) {
 		t.called = append(t.called, m)
 		t.poller.Wake()
 	}
+}
+
+// turn returns what is closed at the end of the next round.
+func (t *thread) turn() (turned <-chan struct{}, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.poller == nil {
+		return nil, false
+	}
+	c := make(chan struct{})
+	t.turned = append(t.turned, c)
+	t.poller.Wake()
+	return c, true
 }
 
 // dismiss ends a membership. t.mu is held, and no step of it is under way.
@@ -178,6 +209,15 @@ func (t *thread) dismissCalled() {
 	}
 	clear(t.called)
 	t.called = t.called[:0]
+	t.tellTurned()
+}
+
+// tellTurned is called with t.mu held.
+func (t *thread) tellTurned() {
+	for _, c := range t.turned {
+		close(c)
+	}
+	t.turned = nil
 }
 
 func (t *thread) wake() {
@@ -196,6 +236,7 @@ func (t *thread) end() {
 		t.dismiss(m)
 	}
 	t.called = nil
+	t.tellTurned()
 	t.poller.Close() //nolint:errcheck // nothing is left in it
 	t.poller = nil
 }

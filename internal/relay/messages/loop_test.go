@@ -432,3 +432,37 @@ func TestHalfALongMessageDoesNotSpin(t *testing.T) {
 		}
 	})
 }
+
+// A loop whose threads turn says so; one that is stuck does not.
+func TestLoopTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLoop(2, wiretest.NewPoller)
+		if err := l.Turn(t.Context()); err != nil {
+			t.Error("a loop that does not run:", err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- l.Run(ctx) }()
+		synctest.Wait()
+		for range 3 {
+			if err := l.Turn(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		stuck := NewLoop(1, nil)
+		poller, err := wiretest.NewPoller() // nobody waits for it
+		if err != nil {
+			t.Fatal(err)
+		}
+		stuck.threads[0].poller = poller
+		short, stop := context.WithTimeout(t.Context(), time.Second)
+		defer stop()
+		if err := stuck.Turn(short); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a loop that is stuck: %v", err)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
