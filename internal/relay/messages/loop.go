@@ -78,7 +78,7 @@ func (l *Loop) Turn(ctx context.Context) error {
 
 // thread is one of a loop's.
 type thread struct {
-	mu      sync.Mutex  // guards what follows
+	mu      sync.Mutex // guards what follows
 	turned  []chan struct{}
 	poller  wire.Poller // nil while the thread does not run
 	members map[uint64]*member
