@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/postern/postern/internal/config"
+	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/gateway"
 	"github.com/postern/postern/internal/policy"
 )
@@ -22,7 +23,7 @@ policies: [{name: p, masks: [{target: db, detect: [badge], with: redact}]}]
 		if len(problems) > 0 {
 			t.Fatal(problems)
 		}
-		set, unfit := policy.Compile(policy.Config{Policies: []policy.Source{{Name: "p", Masks: []policy.Mask{{Target: "db", Detect: []string{"badge"}, With: "redact"}}}}}, nil)
+		set, unfit := policy.Compile(policy.Config{Policies: []policy.Source{{Name: "p", Masks: []policy.Mask{{Target: "db", Detect: []string{"badge"}, With: "redact"}}}}}, map[string]engine.Protocol{"db": {Name: "postgres"}})
 		if len(unfit) > 0 {
 			t.Fatal(unfit)
 		}
