@@ -90,7 +90,7 @@ func serve() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("dumpable: %w", err)
 	}
-	return sql.Serve(os.Stdin, os.Stdout, allowTime, analyze.Analyze)
+	return sql.Serve(os.Stdin, os.Stdout, allowTime, analyze.Analyze, analyze.Sample)
 }
 
 // allowTime moves the limit of processor time ahead of what has been used, so

@@ -76,6 +76,9 @@ func (c *cli) showApproval(a control.Approval) error {
 	for i, p := range a.Params {
 		fmt.Fprintf(c.out, "  $%d       %s\n", i+1, short(p, 200))
 	}
+	if a.Preview != nil {
+		c.showPreview(a.Preview)
+	}
 	switch {
 	case a.State == "pending":
 		how := "postern approve " + a.ID
@@ -88,6 +91,35 @@ func (c *cli) showApproval(a control.Approval) error {
 	}
 	_, err := fmt.Fprintln(c.out)
 	return err
+}
+
+// showPreview prints what was done already and is undone unless it is approved.
+func (c *cli) showPreview(p *control.Preview) {
+	switch {
+	case !p.Ran:
+		fmt.Fprintf(c.out, "  not run  %s\n", safe(p.Why))
+		return
+	case p.Error != "":
+		fmt.Fprintf(c.out, "  failed   %s\n", safe(p.Error))
+	default:
+		fmt.Fprintf(c.out, "  changed  %d rows, not committed yet\n", p.Rows)
+	}
+	if len(p.Sample) == 0 {
+		return
+	}
+	rows := [][]string{p.Columns}
+	rows = append(rows, p.Sample...)
+	for i, r := range rows {
+		what := "        "
+		if i == 0 {
+			what = "before  "
+		}
+		cells := make([]string, len(r))
+		for j, v := range r {
+			cells[j] = short(v, 40)
+		}
+		fmt.Fprintf(c.out, "  %s %s\n", what, strings.Join(cells, " | "))
+	}
 }
 
 func (c *cli) decideCommand(verb string) *cobra.Command {

@@ -147,6 +147,9 @@ func shown(a approval.Approval) pkgcontrol.Approval {
 		Text: a.Text, Effects: a.Effects, Approvers: a.Approvers, ReasonRequired: a.ReasonRequired, Waiting: a.Waiting,
 		Created: a.Created, DecideBy: a.DecideBy,
 	}
+	if p := a.Preview; p != nil {
+		out.Preview = &pkgcontrol.Preview{Ran: p.Ran, Why: p.Why, Rows: p.Rows, Error: p.Error, Columns: p.Columns, Sample: p.Sample}
+	}
 	for _, p := range a.Params {
 		switch {
 		case p.Null:

@@ -199,7 +199,7 @@ func (b *builder) policies(cfg *config.Config) policy.Config {
 			if r.Ask != nil {
 				rule.Ask = &policy.Ask{
 					Approvers: r.Ask.Approvers, Within: r.Ask.Within,
-					ReasonRequired: r.Ask.ReasonRequired, SelfAllowed: r.Ask.SelfAllowed,
+					ReasonRequired: r.Ask.ReasonRequired, SelfAllowed: r.Ask.SelfAllowed, Preview: r.Ask.Preview == "rows",
 				}
 			}
 			src.Rules = append(src.Rules, rule)

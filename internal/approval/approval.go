@@ -110,9 +110,21 @@ type Ask struct {
 	ReasonRequired bool
 	Within         time.Duration // to decide
 	ExecuteWithin  time.Duration // to be used by a retry once approved; 0 is DefaultExecute
+	Preview        *Preview      // nil: it was not to be run first
 	// Notify is called, once and before Submit blocks, with the approval that
 	// this request waits for.
 	Notify func(Approval)
+}
+
+// Preview is what a request has done that was run first and waits to be kept or
+// undone.
+type Preview struct {
+	Ran     bool
+	Why     string // it was not run: why
+	Rows    int64
+	Error   string
+	Columns []string
+	Sample  [][]string // masked
 }
 
 // Fingerprint identifies what was asked.
@@ -193,7 +205,8 @@ type Approval struct {
 	Approvers      []string
 	ReasonRequired bool
 	Votes          []Vote // the yeses, or the one no
-	Waiting        int    // requests that wait for it now
+	Preview        *Preview
+	Waiting        int // requests that wait for it now
 	Created        time.Time
 	DecideBy       time.Time
 	ExecuteBy      time.Time // set once approved

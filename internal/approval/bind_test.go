@@ -39,6 +39,7 @@ func TestBinding(t *testing.T) {
 		"Within":         func(a *Ask) { a.Within++ },
 		"ExecuteWithin":  func(a *Ask) { a.ExecuteWithin++ },
 		"Notify":         func(*Ask) {},
+		"Preview":        func(a *Ask) { a.Preview = &Preview{Rows: 3} }, // whoever shows one binds it by Context
 	}
 	fields := reflect.TypeFor[Ask]()
 	for i := range fields.NumField() {

@@ -245,8 +245,9 @@ type Rule struct {
 type Ask struct {
 	Approvers      []string      `yaml:"approvers"`
 	Within         time.Duration `yaml:"within"`
-	ReasonRequired bool          `yaml:"-"` // reason: required
-	SelfAllowed    bool          `yaml:"-"` // self: allow; who runs the agent may approve its requests
+	ReasonRequired bool          `yaml:"-"`                 // reason: required
+	SelfAllowed    bool          `yaml:"-"`                 // self: allow; who runs the agent may approve its requests
+	Preview        string        `yaml:"preview,omitempty"` // "rows": run first, and undone unless it is approved
 }
 
 // MarshalYAML writes the words of the file.

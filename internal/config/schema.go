@@ -293,7 +293,9 @@ const maxWithin = 24 * time.Hour
 
 func (d *decoder) ask(n *yaml.Node) *Ask {
 	a := &Ask{Within: DefaultWithin}
-	d.mapping(n, "ask", d.askKeys(a), "approvers")
+	readers := d.askKeys(a)
+	readers["preview"] = d.word(&a.Preview, "preview", "rows")
+	d.mapping(n, "ask", readers, "approvers")
 	return a
 }
 

@@ -181,6 +181,15 @@ type Exchange interface {
 	// Text masks free text that belongs to the answer, such as an error. The
 	// slice returned may be b.
 	Text(b []byte) []byte
+	// Held says that people have not decided yet: the request may be run only so
+	// that all of it can be undone, and nothing of its answer may reach the client
+	// before Settle has returned nil. Only requests with Holds are held.
+	Held() bool
+	// Settle asks people, once, after a held request has run or when it turned out
+	// that it cannot be run first. Nil: what was done stays, or it may be run now.
+	// Otherwise what was done is undone and the denial, which is on record, told.
+	// pending is called when it starts to wait.
+	Settle(ctx context.Context, p Preview, pending func(Pending)) *Denial
 	// End closes the exchange, exactly once.
 	End(Outcome)
 }
@@ -222,6 +231,8 @@ type Request struct {
 	Passing map[string]any // facts of this moment (Fact.Passing), about which Memo promises nothing
 	Count   int            // statements that it is charged as; 0 counts as one
 	Writes  int            // of them, those that may change something
+	Holds   bool           // it can be run so that it is undone unless its exchange settles
+	Unheld  string         // why it cannot, where a rule may ask for that
 	Upkeep  bool           // it only keeps the session going, and is charged to no budget
 	Pending func(Pending)  // called when it starts to wait for a person; may be nil
 	Refused *Denial        // set by whoever could not understand it: it is recorded and denied with these words
@@ -272,6 +283,17 @@ type Pending struct {
 	Rule     string
 	DecideBy time.Time
 	Help     string // what the client should know besides, such as how much of a budget is left
+}
+
+// Preview is what a held request has done, for the people who decide whether it
+// stays.
+type Preview struct {
+	Ran    bool
+	Why    string     // where it was not run: why
+	Rows   int64      // that it changed
+	Error  string     // it failed with this
+	Fields []Field    // of Sample
+	Sample [][][]byte // some of the rows, as the upstream sent them; nil is NULL
 }
 
 // Outcome is how an exchange ended.

@@ -19,6 +19,7 @@ type exchange struct {
 
 	account *budget.Account // as when it was allowed
 	observe bool
+	held    *held // nil: it is decided
 }
 
 // rowsAtOnce is how many bytes of rows are put on record together.
@@ -190,6 +191,9 @@ func (x *exchange) End(o engine.Outcome) {
 	x.flush()
 	if o.Duration == 0 {
 		o.Duration = x.gate.gateway.Now().Sub(x.began)
+	}
+	if x.held != nil {
+		x.held.release()
 	}
 	x.check(x.gate.log.Outcome(x.number, o))
 	x.gate.gateway.Metrics.answered(x.gate.session, o)

@@ -87,18 +87,28 @@ func (g *gate) SubmitNow(r *engine.Request) (x engine.Exchange, now bool, err er
 	return x, true, err
 }
 
-func (g *gate) submit(ctx context.Context, r *engine.Request, v policy.Verdict) (engine.Exchange, error) {
+func (g *gate) submit(ctx context.Context, r *engine.Request, v policy.Verdict) (x engine.Exchange, err error) {
 	observe := g.observes()
 	n, err := g.record(r, v, observe)
 	if err != nil {
 		return nil, g.unrecorded(err)
 	}
+	var hold *held
+	defer func() {
+		if x == nil && hold != nil {
+			hold.release()
+		}
+	}()
 	switch {
 	case r.Refused != nil:
 		return nil, g.deny(n, r.Refused)
 	case v.Action == policy.Allow || observe:
 	case v.Action == policy.NeedsPerson:
-		if d := g.ask(ctx, n, r, v); d != nil {
+		var instead *approval.Preview
+		if hold, instead = g.hold(r, v); hold != nil {
+			break // people decide when it has run
+		}
+		if d := g.ask(ctx, n, r, v, instead); d != nil {
 			return nil, g.deny(n, d)
 		}
 	default:
@@ -112,8 +122,10 @@ func (g *gate) submit(ctx context.Context, r *engine.Request, v policy.Verdict) 
 	if d := g.charge(r, observe); d != nil {
 		return nil, g.deny(n, d)
 	}
-	g.gateway.Metrics.allowed(g.session)
-	return &exchange{gate: g, number: n, began: g.gateway.Now(), account: g.account, observe: observe}, nil
+	if hold == nil {
+		g.gateway.Metrics.allowed(g.session)
+	}
+	return &exchange{gate: g, number: n, began: g.gateway.Now(), account: g.account, observe: observe, held: hold}, nil
 }
 
 // decide asks the newest policy, and then the agent's budgets.
@@ -231,8 +243,10 @@ func (g *gate) unrecorded(err error) *engine.Denial {
 }
 
 // ask waits for people. Nil means that they said yes, once, to exactly this.
-func (g *gate) ask(ctx context.Context, n uint64, r *engine.Request, v policy.Verdict) *engine.Denial {
+// What they are shown besides the request is preview, which may be nil.
+func (g *gate) ask(ctx context.Context, n uint64, r *engine.Request, v policy.Verdict, preview *approval.Preview) *engine.Denial {
 	ask := g.question(n, r, v)
+	ask.Preview = preview
 	id := ""
 	ask.Notify = func(a approval.Approval) {
 		id = a.ID

@@ -45,6 +45,7 @@ type Gateway struct {
 	perAgent map[string]int
 	draining bool
 	running  sync.WaitGroup
+	holds    holds
 }
 
 // New returns a gateway that serves by setup. It starts nothing.

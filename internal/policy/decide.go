@@ -170,6 +170,7 @@ func (r *rule) asks(e engine.Effect, asks []*Ask) Verdict {
 		v.Within = min(v.Within, a.Within)
 		v.ReasonRequired = v.ReasonRequired || a.ReasonRequired
 		v.SelfAllowed = v.SelfAllowed && a.SelfAllowed
+		v.Preview = v.Preview || a.Preview
 	}
 	return v
 }

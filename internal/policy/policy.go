@@ -55,6 +55,7 @@ type Ask struct {
 	Within         time.Duration
 	ReasonRequired bool // whoever asks gives a reason
 	SelfAllowed    bool // who runs the agent may approve
+	Preview        bool // it is run first where it can be undone, and they see what it has done
 }
 
 // Mask says which values are hidden from an agent.
@@ -115,6 +116,7 @@ type Verdict struct {
 	Within         time.Duration // the shortest
 	ReasonRequired bool          // by any
 	SelfAllowed    bool          // by all
+	Preview        bool          // by any
 }
 
 // Denial returns the verdict of a Deny as the client is told it.

@@ -73,6 +73,7 @@ type job struct {
 
 type result struct {
 	statement *Statement
+	sample    *Sample
 	size      int // of the encoded answer
 	err       error
 }
@@ -136,13 +137,32 @@ func (c *Classifier) Classify(ctx context.Context, text string) (*Statement, err
 	case bad:
 		c.refused.Add(1)
 		return nil, ErrWorker
-	case len(text) > MaxText:
-		return nil, &ErrSyntax{Message: fmt.Sprintf("the statement is longer than %d bytes", MaxText)}
-	case strings.IndexByte(text, 0) >= 0:
-		return nil, &ErrSyntax{Message: "the statement holds a NUL byte"}
-	case !utf8.ValidString(text):
-		return nil, &ErrSyntax{Message: "the statement is not valid UTF-8"}
 	}
+	if err := legible(text); err != nil {
+		return nil, err
+	}
+	r := c.submit(ctx, text)
+	if r.err != nil {
+		return nil, r.err
+	}
+	return c.cache.put(text, r.statement, r.size), nil
+}
+
+// legible refuses what is not to be given to a worker.
+func legible(text string) error {
+	switch {
+	case len(text) > MaxText:
+		return &ErrSyntax{Message: fmt.Sprintf("the statement is longer than %d bytes", MaxText)}
+	case strings.IndexByte(text, 0) >= 0:
+		return &ErrSyntax{Message: "the statement holds a NUL byte"}
+	case !utf8.ValidString(text):
+		return &ErrSyntax{Message: "the statement is not valid UTF-8"}
+	}
+	return nil
+}
+
+// submit has a worker answer, when one is free.
+func (c *Classifier) submit(ctx context.Context, text string) result {
 	c.misses.Add(1)
 	j := &job{text: text, answer: make(chan result, 1)}
 	queue := time.NewTimer(queueFactor * c.o.Deadline)
@@ -150,16 +170,12 @@ func (c *Classifier) Classify(ctx context.Context, text string) (*Statement, err
 	select {
 	case c.jobs <- j:
 	case <-queue.C:
-		return nil, fmt.Errorf("%w: no worker was free", ErrWorker)
+		return result{err: fmt.Errorf("%w: no worker was free", ErrWorker)}
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return result{err: ctx.Err()}
 	}
 	// A worker that took the job answers within the deadline, whatever happens.
-	r := <-j.answer
-	if r.err != nil {
-		return nil, r.err
-	}
-	return c.cache.put(text, r.statement, r.size), nil
+	return <-j.answer
 }
 
 // work runs one worker process after the other.
@@ -207,9 +223,7 @@ func (c *Classifier) serve(ctx context.Context, p *process) bool {
 func (c *Classifier) ask(p *process, j *job) bool {
 	b, err := p.exchange(j.text, time.Now().Add(c.o.Deadline))
 	if err == nil {
-		var r result
-		r.statement, r.err = parseAnswer(b)
-		r.size = len(b)
+		r := parseAnswer(b, j.text[:min(1, len(j.text))] == string(sampleMark))
 		var syntax *ErrSyntax
 		if r.err == nil || errors.As(r.err, &syntax) || errors.Is(r.err, ErrWorker) {
 			j.answer <- r

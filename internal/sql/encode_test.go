@@ -7,6 +7,7 @@ import (
 	"io"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -117,7 +118,7 @@ func FuzzFrames(f *testing.F) {
 // is none.
 func TestServe(t *testing.T) {
 	var in, out bytes.Buffer
-	for _, text := range []string{"good", "syntax", "fails", "huge"} {
+	for _, text := range []string{"good", "syntax", "fails", "huge", "\x00good", "\x00none", "\x00fails"} {
 		must(t, writeFrame(&in, []byte(text)))
 	}
 	before := 0
@@ -132,25 +133,37 @@ func TestServe(t *testing.T) {
 				return &Statement{Kinds: []string{strings.Repeat("x", maxAnswer)}}, nil
 			}
 			return full(), nil
+		}, func(text string) (*Sample, error) {
+			switch text {
+			case "none":
+				return nil, nil
+			case "fails":
+				return nil, errors.New("a secret reason")
+			}
+			return &Sample{"select " + text, []int{7, 300}}, nil
 		})
 	}
 	must(t, serve())
-	if before != 4 {
+	if before != 7 {
 		t.Error("before was called", before, "times")
 	}
 	var got []error
+	var samples []*Sample
 	for {
 		b, err := readFrame(&out, maxAnswer)
 		if err == io.EOF {
 			break
 		}
 		must(t, err)
-		_, err = parseAnswer(b)
-		got = append(got, err)
+		r := parseAnswer(b, len(got) >= 4)
+		got, samples = append(got, r.err), append(samples, r.sample)
 	}
 	var syntax *ErrSyntax
-	if len(got) != 4 || got[0] != nil || !errors.As(got[1], &syntax) || got[2] != ErrWorker || got[3] != ErrWorker {
+	if len(got) != 7 || got[0] != nil || !errors.As(got[1], &syntax) || got[2] != ErrWorker || got[3] != ErrWorker {
 		t.Fatal(got)
+	}
+	if got[4] != nil || samples[4].Query != "select good" || !slices.Equal(samples[4].Params, []int{7, 300}) || got[5] != nil || samples[5] != nil || got[6] != ErrWorker {
+		t.Error(got[4:], samples)
 	}
 	if syntax.Position != 3 || len(syntax.Message) > maxMessage+len("…") {
 		t.Errorf("%+v", syntax)

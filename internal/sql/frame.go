@@ -16,12 +16,16 @@ import (
 //	answerStatement  the encoded Statement
 //	answerSyntax     the position as an unsigned varint, and the message
 //	answerFailed     nothing; the text could not be analysed
+//	answerSample     a Sample, to a text with sampleMark before it: the number of
+//	                 its parameters and each of their numbers as unsigned varints,
+//	                 and the query; nothing when there is none
 //
 // It ends at the end of its input.
 const (
 	answerStatement = 'S'
 	answerSyntax    = 'E'
 	answerFailed    = 'F'
+	answerSample    = 'P'
 )
 
 const (
@@ -65,10 +69,10 @@ func writeFrame(w io.Writer, parts ...[]byte) error {
 
 // Serve is the worker's loop: it answers statements until the input ends.
 // before is called ahead of each.
-func Serve(in io.Reader, out io.Writer, before func(), analyze func(text string) (*Statement, error)) error {
+func Serve(in io.Reader, out io.Writer, before func(), analyze func(text string) (*Statement, error), sample func(text string) (*Sample, error)) error {
 	r := bufio.NewReader(in)
 	for {
-		text, err := readFrame(r, MaxText)
+		text, err := readFrame(r, 1+MaxText)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -76,8 +80,15 @@ func Serve(in io.Reader, out io.Writer, before func(), analyze func(text string)
 			return err
 		}
 		before()
-		s, err := analyze(string(text))
-		if err := writeFrame(out, answer(s, err)); err != nil {
+		var b []byte
+		if len(text) > 0 && text[0] == sampleMark {
+			s, err := sample(string(text[1:]))
+			b = answerOf(s, err)
+		} else {
+			s, err := analyze(string(text))
+			b = answer(s, err)
+		}
+		if err := writeFrame(out, b); err != nil {
 			return err
 		}
 	}
@@ -102,11 +113,32 @@ func answer(s *Statement, err error) []byte {
 	return b
 }
 
-// parseAnswer is the other end of answer.
-func parseAnswer(b []byte) (*Statement, error) {
-	if len(b) == 0 {
-		return nil, errEncoding
+func answerOf(s *Sample, err error) []byte {
+	switch {
+	case err != nil:
+		return answer(nil, err)
+	case s == nil:
+		return []byte{answerSample}
 	}
+	return s.append([]byte{answerSample})
+}
+
+// parseAnswer is the other end of answer and of answerOf.
+func parseAnswer(b []byte, sample bool) (r result) {
+	r.size = len(b)
+	switch {
+	case len(b) == 0, sample && b[0] == answerStatement, !sample && b[0] == answerSample:
+		r.err = errEncoding
+	case b[0] == answerSample && len(b) == 1:
+	case b[0] == answerSample:
+		r.sample, r.err = decodeSample(b[1:])
+	default:
+		r.statement, r.err = parseStatement(b)
+	}
+	return r
+}
+
+func parseStatement(b []byte) (*Statement, error) {
 	switch body := b[1:]; b[0] {
 	case answerStatement:
 		return Decode(body)

@@ -148,7 +148,7 @@ func FuzzShape(f *testing.F) {
 		if !okA || !okB {
 			return
 		}
-		if s, err := parseAnswer(a); err != nil || s.ByLiterals {
+		if r := parseAnswer(a, false); r.err != nil || r.statement.ByLiterals {
 			return // nothing is remembered under the shape
 		}
 		if !bytes.Equal(a, b) {

@@ -28,6 +28,9 @@ type Gate struct {
 	Mask func(engine.Field) engine.Masker
 	// Patterns is what Masked returns.
 	Patterns []string
+	// Hold says which of the requests that can be held are; Settle decides them.
+	Hold   func(*engine.Request) bool
+	Settle func(context.Context, engine.Preview) *engine.Denial
 	// Rows is how many rows may still reach the client; nil: any number.
 	Rows *int
 	// Pseudonyms are values by what Restore knows them as.
@@ -55,7 +58,7 @@ func (g *Gate) Submit(ctx context.Context, r *engine.Request) (engine.Exchange, 
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	x := &exchange{gate: g, n: len(g.exchanges) + 1, kind: r.Kind, text: r.Text}
+	x := &exchange{gate: g, n: len(g.exchanges) + 1, kind: r.Kind, text: r.Text, held: r.Holds && g.Hold != nil && g.Hold(r)}
 	g.exchanges = append(g.exchanges, x)
 	return x, nil
 }
@@ -176,6 +179,7 @@ type exchange struct {
 	kind  string
 	text  string
 	ended int
+	held  bool
 }
 
 func (x *exchange) Result(fields []engine.Field) []engine.Masker {
@@ -215,6 +219,16 @@ func (g *Gate) over(rows int) *engine.Denial {
 		return nil
 	}
 	return &engine.Denial{Code: engine.Exhausted, Rule: "budget test", Reason: "no rows are left", Help: "wait"}
+}
+
+// Held implements engine.Exchange.
+func (x *exchange) Held() bool { return x.held }
+
+// Settle implements engine.Exchange.
+func (x *exchange) Settle(ctx context.Context, p engine.Preview, pending func(engine.Pending)) *engine.Denial {
+	x.gate.note("settle ran=%t why=%q rows=%d error=%q sample=%q", p.Ran, p.Why, p.Rows, p.Error, p.Sample)
+	pending(engine.Pending{ID: "a1", Rule: "held"})
+	return x.gate.Settle(ctx, p)
 }
 
 func (x *exchange) Text(b []byte) []byte { return x.gate.Scrub(b) }

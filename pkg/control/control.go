@@ -101,11 +101,23 @@ type Approval struct {
 	Effects        []string  `json:"effects"`
 	Approvers      []string  `json:"approvers,omitempty"`
 	ReasonRequired bool      `json:"reason_required"`
+	Preview        *Preview  `json:"preview,omitempty"`
 	Waiting        int       `json:"waiting"`
 	Created        time.Time `json:"created"`
 	DecideBy       time.Time `json:"decide_by"`
 	DecidedBy      string    `json:"decided_by,omitempty"`
 	Reason         string    `json:"reason,omitempty"`
+}
+
+// Preview is what a request has done that was run in a transaction which waits to
+// be committed or rolled back.
+type Preview struct {
+	Ran     bool       `json:"ran"`
+	Why     string     `json:"why_not,omitempty"` // it was not run: why
+	Rows    int64      `json:"rows"`              // that it changed
+	Error   string     `json:"error,omitempty"`   // it failed with this
+	Columns []string   `json:"columns,omitempty"`
+	Sample  [][]string `json:"sample,omitempty"` // some of the rows before it, masked
 }
 
 // Budget is how an agent stands with one budget of its policy.

@@ -25,6 +25,7 @@ func runClient(name string) int {
 	defer cancel()
 	err := map[string]func(context.Context) error{
 		"pgx": pgxClient, "lib-pq": pqClient, "writer": writer, "patient-writer": patientWriter, "sleeper": sleeper, "dialler": dialler, "copy": copyAgent,
+		"held": heldClient,
 	}[name](ctx)
 	if err != nil {
 		fmt.Println(err)

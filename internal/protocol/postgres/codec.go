@@ -33,6 +33,7 @@ type codec struct {
 	tx        byte      // status of the last ReadyForQuery: I, T or E
 	touched   bool      // something was forwarded since the last Sync: the unit is open upstream
 	unit      int       // counts Syncs of the client
+	unitRan   int       // what ran was at the last of them
 	ran       int       // counts what was forwarded that may run statements or make portals
 	skipping  bool      // a denial answered this unit: all is dropped up to Sync, as PostgreSQL does
 	copyIn    bool      // the upstream takes CopyData
@@ -44,6 +45,7 @@ type codec struct {
 	fail      bool      // an answer was cut: if a transaction is open it has to fail
 
 	held  held
+	hold  *hold  // a request that runs before people decide
 	words []byte // settings and open transaction that a request's meaning depends on
 	ctx   string // words as engine.Request.Context
 }
@@ -63,6 +65,7 @@ type held struct {
 type statement struct {
 	name   string
 	text   string
+	types  []byte         // of its parameters, as Parse has them
 	sql    *sql.Statement // nil until resolved
 	fields *fields        // from the answer to Describe, nil while unknown
 
@@ -97,6 +100,7 @@ type resolved struct {
 	outputs [][]string // the same per column of the result; nil where the statement does not tell
 	copies  copyKind
 	charge  charge
+	unheld  string         // why it cannot be held
 	refused *engine.Denial // whatever the policy says
 	last    *fields        // the newest description of its result
 
@@ -135,6 +139,11 @@ func (c *codec) keep(kind byte, r engine.Request) *engine.Request {
 func (c *codec) Allowed(out *messages.Out, x engine.Exchange) {
 	h := &c.held
 	stmt := c.heldStatement()
+	if x != nil && x.Held() {
+		c.holdBack(x, stmt)
+		c.shrink()
+		return
+	}
 	e := entry{kind: h.kind, exchange: x, resolved: stmt, restored: h.restored, started: time.Now()}
 	switch h.kind {
 	case 'P':
@@ -238,7 +247,7 @@ func (c *codec) Pending(out *messages.Out, p engine.Pending) {
 }
 
 // Idle implements messages.Codec.
-func (c *codec) Idle() bool { return c.queue.empty() }
+func (c *codec) Idle() bool { return c.queue.empty() && c.hold == nil }
 
 // Goodbye implements messages.Codec.
 func (c *codec) Goodbye(out *messages.Out, d *engine.Denial) {
@@ -247,6 +256,10 @@ func (c *codec) Goodbye(out *messages.Out, d *engine.Denial) {
 
 // Broken implements messages.Codec.
 func (c *codec) Broken() {
+	if h := c.hold; h != nil {
+		c.hold = nil
+		h.broke()
+	}
 	for !c.queue.empty() {
 		c.queue.pop().end(engine.Broken)
 	}

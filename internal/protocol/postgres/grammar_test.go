@@ -51,6 +51,18 @@ func (*grammar) Classify(_ context.Context, text string) (*sql.Statement, error)
 	return s, nil
 }
 
+// Sample knows one kind of statement.
+func (*grammar) Sample(_ context.Context, text string) (*sql.Sample, error) {
+	rest, ok := strings.CutPrefix(text, "delete ")
+	switch {
+	case !ok:
+		return nil, nil
+	case strings.Contains(text, "$2"):
+		return &sql.Sample{Query: "sample " + strings.ReplaceAll(rest, "$2", "$1"), Params: []int{2}}, nil
+	}
+	return &sql.Sample{Query: "sample " + rest}, nil
+}
+
 var (
 	tableName  = regexp.MustCompile(`(?:from|into|update|join|table|copy)\s+([a-z_]+)`)
 	equality   = regexp.MustCompile(`\b(email|id) = (?:\$(\d)|'[^']*'|\d+)`)
@@ -62,12 +74,11 @@ var least = map[string]int{"set": 4, "prepare": 4, "execute": 2, "deallocate": 2
 
 func classify(s *sql.Statement, part string) error {
 	words := strings.Fields(part)
-	kind := words[0]
+	kind, table := words[0], ""
 	if len(words) < least[kind] {
 		return &sql.ErrSyntax{Message: "it is cut short"}
 	}
 	add := func(verb, object string) { s.Effects = append(s.Effects, engine.Effect{Verb: verb, Object: object}) }
-	table := ""
 	if m := tableName.FindStringSubmatch(part); m != nil && kind != "fetch" {
 		table = m[1]
 		s.Tables = append(s.Tables, sql.Table{Name: table})
@@ -78,6 +89,7 @@ func classify(s *sql.Statement, part string) error {
 	switch kind {
 	case "select", "insert", "update", "delete":
 		add(kind, table)
+		s.Parts = append(s.Parts, sql.Part{Verb: kind, Table: sql.Table{Name: table}})
 	case "drop", "alter", "create":
 		add(sql.DDL, table)
 	case "begin":

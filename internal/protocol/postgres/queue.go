@@ -24,10 +24,11 @@ type entry struct {
 
 	result  result // of the result set that is running
 	failed  bool
-	stale   bool // of a portal that may have become another since its Bind
-	cut     bool // the client has been told that it gets no more of it
-	silent  bool // of a statement of the gateway's own that fails on purpose: the client hears only that it may go on
-	dropped int  // bytes, since it was cut
+	stale   bool  // of a portal that may have become another since its Bind
+	hold    *hold // the answer to one of its steps
+	cut     bool  // the client has been told that it gets no more of it
+	silent  bool  // of a statement of the gateway's own that fails on purpose: the client hears only that it may go on
+	dropped int   // bytes, since it was cut
 	rows    int64
 	bytes   int64
 	tag     string

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"bytes"
 	"fmt"
 	"strconv"
 
@@ -19,6 +20,9 @@ func (c *codec) Request(out *messages.Out, msg []byte) (messages.Step, error) {
 	}
 	if c.skipping && kind != 'S' && kind != 'X' {
 		return messages.Step{}, nil // PostgreSQL discards these too
+	}
+	if c.hold != nil {
+		return c.gather(out, msg)
 	}
 	switch kind {
 	case 'Q':
@@ -69,7 +73,7 @@ func (c *codec) parse(msg []byte) (messages.Step, error) {
 	if _, again := c.statements[string(p.name)]; !again && len(c.statements) >= c.limits.Statements {
 		return messages.Step{}, tooMany("prepared statements", c.limits.Statements)
 	}
-	s := &statement{name: string(p.name), text: string(p.text)}
+	s := &statement{name: string(p.name), text: string(p.text), types: bytes.Clone(msg[len(msg)-4*p.types:])}
 	r := c.keep('P', engine.Request{Kind: "prepare", Text: s.text, Context: c.ctx})
 	c.held.statement = s
 	c.name(s)
@@ -212,6 +216,7 @@ func (c *codec) sync(out *messages.Out, msg []byte) error {
 	local := c.skipping && !c.touched
 	c.skipping, c.touched = false, false
 	c.unit++
+	c.unitRan = c.ran
 	if local {
 		out.Down = appendReady(out.Down, c.tx)
 		return empty(msg, "Sync")

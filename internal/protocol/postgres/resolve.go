@@ -17,6 +17,9 @@ type Classifier interface {
 	Known(text string) (*sql.Statement, bool)
 	// Classify may wait for a worker. Its errors are *sql.ErrSyntax and sql.ErrWorker.
 	Classify(ctx context.Context, text string) (*sql.Statement, error)
+	// Sample writes a query for some of the rows that a text is about to change; nil
+	// when there is none. It may wait for a worker.
+	Sample(ctx context.Context, text string) (*sql.Sample, error)
 }
 
 // Known implements messages.Resolver.
@@ -83,6 +86,7 @@ func (c *codec) complete(r *engine.Request, s *sql.Statement) {
 	}
 	r.Effects, r.Facts, r.Memo, r.Refused = k.effects, k.facts, k, k.refused
 	r.Count, r.Writes, r.Upkeep, r.Passing = k.charge.count, k.charge.writes, k.charge.upkeep, c.passing()
+	c.holdable(r, k)
 }
 
 // known returns s with this session's catalog applied; nil for nil.
@@ -114,6 +118,7 @@ func (c *codec) known(s *sql.Statement) *resolved {
 			r.copies = copyFrom
 		}
 	}
+	r.unheld = c.catalog.unheld(q)
 	r.refused = foreignEncoding(q.Copied)
 	if len(c.resolved) >= maxResolved {
 		clear(c.resolved)

@@ -16,6 +16,9 @@ func (c *codec) now() time.Time { return time.Now() }
 // each with the answer it must belong to.
 func (c *codec) Response(out *messages.Out, msg []byte) error {
 	head := c.queue.head()
+	if head != nil && head.hold != nil {
+		return head.hold.response(out, msg)
+	}
 	if head != nil && head.cut {
 		return c.dropped(out, head, msg)
 	}
@@ -314,6 +317,9 @@ func (c *codec) errorResponse(out *messages.Out, head *entry, msg []byte) error 
 			e.tag = tag
 		}
 		e.end(engine.Failed)
+	}
+	if head := c.queue.head(); head != nil && head.hold != nil {
+		head.hold.broken = true
 	}
 	if c.queue.empty() {
 		c.skipping = true // no Sync is on its way yet: what comes before it is discarded upstream

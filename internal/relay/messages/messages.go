@@ -53,6 +53,10 @@ type Codec interface {
 	// Response takes one message of the upstream.
 	Response(out *Out, msg []byte) error
 
+	// Held is the request whose people are to be asked now though it may have gone
+	// on; nil when there is none.
+	Held() Held
+
 	// Idle reports whether the upstream owes nothing.
 	Idle() bool
 
@@ -94,6 +98,7 @@ type Session struct {
 	out      Out
 	spare    Out
 	withdraw context.CancelCauseFunc // of the request that waits, nil when none does
+	runs     bool                    // that request is upstream already
 	left     left
 	reading  bool // the client's goroutine waits for the client
 	resting  bool // both goroutines are to stop for the loop
@@ -215,15 +220,4 @@ func (s *Session) goodbye(d *engine.Denial) {
 	})
 	s.Client.SetWriteDeadline(time.Now().Add(goodbyeTimeout))
 	s.flushDown() //nolint:errcheck // nobody is left to tell
-}
-
-// Withdraw cancels the request that waits for a person, if one does.
-func (s *Session) Withdraw() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.withdraw == nil {
-		return false
-	}
-	s.withdraw(engine.ErrWithdrawn)
-	return true
 }

@@ -76,6 +76,9 @@ func (s *Session) take(ctx context.Context) (need int, err error) {
 	if err == nil {
 		err = s.decide(ctx, step)
 	}
+	if err == nil {
+		err = s.hold(ctx) // a step of the loop may have left it to us
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -97,6 +100,9 @@ func (s *Session) take(ctx context.Context) (need int, err error) {
 			return 0, err
 		}
 		s.ended = step.End
+		if err := s.hold(ctx); err != nil {
+			return 0, err
+		}
 		if len(s.out.Up) >= flushBytes || len(s.out.Down) >= flushBytes {
 			s.mu.Unlock()
 			err = s.flush()
@@ -202,7 +208,7 @@ func (s *Session) submit(ctx context.Context, r *engine.Request) (engine.Exchang
 			return
 		}
 		s.Codec.Pending(&s.out, p)
-		waiting, s.withdraw = true, cancel
+		waiting, s.withdraw, s.runs = true, cancel, false
 		s.mu.Unlock()
 		if err := s.flush(); err != nil {
 			cancel(engine.ErrGone)

@@ -183,6 +183,9 @@ func (s *Session) takeNow() bool {
 			return false
 		}
 		s.ended = step.End
+		if s.Codec.Held() != nil {
+			return false // people are waited for
+		}
 	}
 	return false
 }

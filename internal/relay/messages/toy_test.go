@@ -86,6 +86,8 @@ func (c *toy) Response(out *Out, msg []byte) error {
 	return nil
 }
 
+func (c *toy) Held() Held { return nil }
+
 func (c *toy) Idle() bool { return len(c.owed) == 0 }
 
 func (c *toy) Goodbye(out *Out, d *engine.Denial) {
