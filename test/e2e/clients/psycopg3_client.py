@@ -1,8 +1,13 @@
 """psycopg 3: server-side binding, pipeline mode, COPY, binary results, async notifications."""
+import logging
 import os
 import threading
 
 import psycopg
+
+# It warns on standard error when the error that a pipeline ends with has come
+# already, which is a matter of timing.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 dsn = os.environ["DSN"]
 with psycopg.connect(dsn, autocommit=True) as conn:
