@@ -63,7 +63,7 @@ func root(out *os.File) *cobra.Command {
 	cmd.PersistentFlags().StringVar(&c.config, "config", config.DefaultFile, "the daemon's configuration")
 	cmd.AddCommand(
 		c.runCommand(),
-		c.statusCommand(), c.doctorCommand(), c.verifyCommand(), c.breakGlassCommand(),
+		c.statusCommand(), c.topCommand(), c.doctorCommand(), c.verifyCommand(), c.breakGlassCommand(),
 		c.approvalsCommand(), c.budgetsCommand(), c.decideCommand("approve"), c.decideCommand("deny"),
 		c.sessionsCommand(), c.replayCommand(), c.auditCommand(),
 		c.policyCommand(), c.checkCommand(), c.reloadCommand(), c.secretCommand(), c.placeholderCommand(),

@@ -23,6 +23,12 @@ func newPrinter(f *os.File) *printer {
 	return &printer{f, term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
 }
 
+// terminal says whether people look at it as it is written.
+func (p *printer) terminal() bool {
+	f, ok := p.Writer.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
 func (p *printer) painted(code, s string) string {
 	if !p.colour {
 		return s

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -21,6 +22,9 @@ func (c *cli) statusCommand() *cobra.Command {
 		Use: "status", Short: "Show agents, targets and whether the kernel holds them", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := c.daemon().Status(cmd.Context())
+			if errors.Is(err, control.ErrNotRunning) && !c.json {
+				c.showGuard(cmd.Context())
+			}
 			if err != nil {
 				return err
 			}
@@ -33,8 +37,16 @@ func (c *cli) statusCommand() *cobra.Command {
 }
 
 func (c *cli) showStatus(s control.Status) error {
-	fmt.Fprintf(c.out, "posternd %s, up %s, %s (generation %d)\n", s.Version, age(time.Since(s.Started)), s.Config, s.Generation)
-	fmt.Fprintf(c.out, "%d sessions, %d waiting approvals, metrics at %s\n\n", s.Sessions, s.Pending, s.Metrics)
+	fmt.Fprintf(c.out, "posternd %s, up %s\n", s.Version, age(time.Since(s.Started)))
+	fmt.Fprintf(c.out, "  configuration  %s, generation %d\n", s.Config, s.Generation)
+	fmt.Fprintf(c.out, "  recordings     %s\n", s.Recordings)
+	fmt.Fprintf(c.out, "  metrics        %s\n", s.Metrics)
+	fmt.Fprintf(c.out, "  sessions       %d\n", s.Sessions)
+	waiting := fmt.Sprint(s.Pending)
+	if s.Pending > 0 {
+		waiting = c.out.yellow(waiting + ", see: postern approvals")
+	}
+	fmt.Fprintf(c.out, "  waiting        %s\n\n", waiting)
 	c.showChecks(s.Kernel)
 	fmt.Fprintln(c.out)
 	rows := [][]string{{"AGENT", "MODE", "TIER", "POLICY", "SESSIONS", "CGROUP"}}
@@ -59,6 +71,22 @@ func (c *cli) showStatus(s control.Status) error {
 		rows = append(rows, []string{t.Name, t.Protocol, strings.Join(t.Hosts, " ")})
 	}
 	return c.out.table(rows)
+}
+
+// showGuard says whether agents are held while there is no daemon.
+func (c *cli) showGuard(ctx context.Context) {
+	status, err := c.guard().Status(ctx)
+	if err != nil {
+		return // what is said of the daemon says enough
+	}
+	checks := []control.Check{{Name: "kernel", OK: true, Detail: fmt.Sprintf("%s is closed by %d programs: agents get no connection until posternd runs", status.Cgroup, len(status.Links))}}
+	if len(status.Problems) > 0 {
+		checks = nil
+	}
+	for _, p := range status.Problems {
+		checks = append(checks, control.Check{Name: "kernel", Detail: p.String(), Help: "run `postern-guard attach`"})
+	}
+	c.showChecks(checks)
 }
 
 func (c *cli) showChecks(checks []control.Check) {

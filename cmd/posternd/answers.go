@@ -45,6 +45,7 @@ func (d *daemon) answers(root string) control.Options {
 			slices.SortFunc(out, func(a, b pkgcontrol.Session) int { return a.Began.Compare(b.Began) })
 			return out
 		},
+		Activity: d.activity,
 		Approvals: func() []pkgcontrol.Approval {
 			out := []pkgcontrol.Approval{}
 			for _, a := range d.approvals.List() {

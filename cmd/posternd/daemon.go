@@ -68,6 +68,7 @@ type daemon struct {
 	loop      *messages.Loop
 	catalogs  *postgres.Catalogs
 	doors     *doors
+	denials   *denials
 	names     *names
 	metrics   *metrics.Daemon
 	attached  *attached
@@ -160,6 +161,7 @@ func (d *daemon) run(ctx context.Context, cfg *config.Config, registry *promethe
 	if d.doors, err = newDoors(background, d, mount); err != nil {
 		return err
 	}
+	d.denials = newDenials(d.log, d.doors.agentOf)
 	controlListener, err := control.Listen(cfg.Control.Socket)
 	if err != nil {
 		return fmt.Errorf("control socket: %w", err)
@@ -188,9 +190,8 @@ func (d *daemon) run(ctx context.Context, cfg *config.Config, registry *promethe
 	if metricsListener != nil {
 		before.Go(func() { failed(metrics.Serve(front, metricsListener, registry, d.log)) })
 	}
-	told := newDenials(d.log, d.doors.agentOf)
-	behind.Go(func() { told.Run(background) })
-	before.Go(func() { failed(ignore(d.kernel.Events(front, told.hear), context.Canceled)) })
+	behind.Go(func() { d.denials.Run(background) })
+	before.Go(func() { failed(ignore(d.kernel.Events(front, d.denials.hear), context.Canceled)) })
 	before.Go(func() { failed(ignore(newAsks(d.doors).Run(front), context.Canceled)) })
 	before.Go(func() { d.follow(front, hup) })
 	if err := d.doors.follow(cfg); err != nil {

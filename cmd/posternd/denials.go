@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"sync"
 	"time"
@@ -26,8 +27,9 @@ type denials struct {
 	log     *slog.Logger
 	agentOf func(cgroup uint64) string
 
-	mu   sync.Mutex
-	seen map[denial]*repeated
+	mu     sync.Mutex
+	seen   map[denial]*repeated
+	counts map[string]uint64 // by agent, all of them
 }
 
 // denial is what makes two of them the same.
@@ -44,7 +46,7 @@ type repeated struct {
 }
 
 func newDenials(log *slog.Logger, agentOf func(cgroup uint64) string) *denials {
-	return &denials{log: log, agentOf: agentOf, seen: map[denial]*repeated{}}
+	return &denials{log: log, agentOf: agentOf, seen: map[denial]*repeated{}, counts: map[string]uint64{}}
 }
 
 // Run tells what was suppressed when its window is over, until ctx ends.
@@ -73,6 +75,7 @@ func (d *denials) hear(e redirect.Event) {
 	}
 	key := denial{agent, e.Kind, e.Remote}
 	d.mu.Lock()
+	d.counts[agent]++
 	if r := d.seen[key]; r != nil {
 		r.suppressed++
 		r.last = e
@@ -88,6 +91,14 @@ func (d *denials) hear(e redirect.Event) {
 	d.seen[key] = &repeated{since: time.Now(), last: e}
 	d.mu.Unlock()
 	d.tell(agent, e, 0)
+}
+
+// counted says how much each agent was denied. It is what the kernel told of; its
+// own counters have what it could not tell of too, and no agents.
+func (d *denials) counted() map[string]uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return maps.Clone(d.counts)
 }
 
 // flush forgets what is as old as this, and tells what of it was suppressed.

@@ -40,6 +40,7 @@ type Options struct {
 
 	Status    func() control.Status
 	Sessions  func() []control.Session
+	Activity  func() (control.Activity, error)
 	Approvals func() []control.Approval
 	Budgets   func() []control.Budget
 	Watch     func(ctx context.Context, f func(control.Approval) error) error
@@ -102,6 +103,7 @@ func (s *Server) handler() http.Handler {
 	}
 	root("GET /v1/status", func(w http.ResponseWriter, _ *http.Request, _ Peer) { answer(w, s.Status()) })
 	root("GET /v1/sessions", func(w http.ResponseWriter, _ *http.Request, _ Peer) { answer(w, s.Sessions()) })
+	root("GET /v1/activity", s.activity)
 	root("GET /v1/budgets", func(w http.ResponseWriter, _ *http.Request, _ Peer) { answer(w, s.Budgets()) })
 	root("GET /v1/approvals", s.approvals)
 	root("POST /v1/approvals/{id}/approve", func(w http.ResponseWriter, r *http.Request, p Peer) { s.decide(w, r, p, true) })
@@ -129,6 +131,15 @@ func (s *Server) checked(f func(http.ResponseWriter, *http.Request, Peer)) http.
 			f(w, r, id.peer)
 		}
 	}
+}
+
+func (s *Server) activity(w http.ResponseWriter, _ *http.Request, _ Peer) {
+	a, err := s.Activity()
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, "the kernel's counters cannot be read", err)
+		return
+	}
+	answer(w, a)
 }
 
 func (s *Server) approvals(w http.ResponseWriter, r *http.Request, _ Peer) {

@@ -82,7 +82,10 @@ func newDaemon(t *testing.T) *daemon {
 			defer d.mu.Unlock()
 			return d.peer, d.err
 		},
-		Status:    func() control.Status { d.call("status"); return control.Status{Version: "1", Sessions: 3} },
+		Status: func() control.Status { d.call("status"); return control.Status{Version: "1", Sessions: 3} },
+		Activity: func() (control.Activity, error) {
+			return control.Activity{Traffic: []control.Traffic{{Agent: "planner"}}}, d.call("activity")
+		},
 		Budgets:   func() []control.Budget { d.call("budgets"); return []control.Budget{{Name: "hourly"}} },
 		Sessions:  func() []control.Session { d.call("sessions"); return []control.Session{{ID: "s1"}} },
 		Approvals: func() []control.Approval { d.call("approvals"); return []control.Approval{{ID: "a1"}} },
@@ -119,6 +122,7 @@ func (d *daemon) everything() map[string]error {
 	errs := map[string]error{}
 	_, errs["status"] = c.Status(ctx)
 	_, errs["sessions"] = c.Sessions(ctx)
+	_, errs["activity"] = c.Activity(ctx)
 	_, errs["budgets"] = c.Budgets(ctx)
 	_, errs["approvals"] = c.Approvals(ctx)
 	errs["watch"] = c.Watch(ctx, func(control.Approval) error { return nil })
@@ -137,7 +141,7 @@ func TestRootIsAnswered(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	want := []string{"status", "sessions", "budgets", "approvals", "watch", "decide a1 true ada (root) r", "decide a1 false ada (root) r", "reload", "refresh", "catalog orders"}
+	want := []string{"status", "sessions", "activity", "budgets", "approvals", "watch", "decide a1 true ada (root) r", "decide a1 false ada (root) r", "reload", "refresh", "catalog orders"}
 	if got := d.calls(); !slices.Equal(got, want) {
 		t.Errorf("called %q", got)
 	}
@@ -180,7 +184,7 @@ func TestRefusals(t *testing.T) {
 			}
 			d.mu.Lock()
 			defer d.mu.Unlock()
-			if warned := strings.Count(d.log.String(), "an agent asked"); (warned == 10) != c.peer.Agent {
+			if warned := strings.Count(d.log.String(), "an agent asked"); (warned == 11) != c.peer.Agent {
 				t.Errorf("%d warnings in the log", warned)
 			}
 		})
@@ -245,6 +249,9 @@ func TestErrors(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	if _, err := d.client.Catalog(t.Context(), "x"); !errors.As(err, &e) || e.Status != 404 {
+		t.Errorf("%+v", e)
+	}
+	if _, err := d.client.Activity(t.Context()); !errors.As(err, &e) || e.Status != 500 {
 		t.Errorf("%+v", e)
 	}
 	if got := (Problems{"one"}).Error(); got != "one" {

@@ -28,9 +28,10 @@ type Metrics struct {
 	deniedSessions *prometheus.CounterVec // reason
 	budgets        *prometheus.CounterVec // agent, budget, action
 
-	mu    sync.Mutex
-	hot   map[string]*targetMetrics // by target
-	kinds map[string]func()
+	mu      sync.Mutex
+	hot     map[string]*targetMetrics // by target
+	traffic map[trafficKey]*traffic
+	kinds   map[string]func()
 }
 
 // targetMetrics are the children that every request touches.
@@ -68,6 +69,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		deniedSessions: counter("sessions_denied_total", "Sessions refused as a whole, by the kind of denial.", "reason"),
 		budgets:        counter("budget_decisions_total", "Requests that a budget decided, by what it did to them.", "agent", "budget", "action"),
 		hot:            map[string]*targetMetrics{},
+		traffic:        map[trafficKey]*traffic{},
 		kinds:          map[string]func(){},
 	}
 	single := func(name, help string) prometheus.Counter {
@@ -94,7 +96,7 @@ func labels(s *session) []string {
 func (m *Metrics) began(s *session) {
 	m.sessions.WithLabelValues(labels(s)...).Inc()
 	m.active.WithLabelValues(labels(s)...).Inc()
-	s.metrics = m.of(s)
+	s.metrics, s.traffic = m.of(s), m.trafficOf(s)
 }
 
 func (m *Metrics) of(s *session) *targetMetrics {
@@ -118,11 +120,22 @@ func (m *Metrics) ended(s *session, in, out int64) {
 	m.active.WithLabelValues(l...).Dec()
 	m.bytes.WithLabelValues(l[0], "from_agent").Add(float64(in))
 	m.bytes.WithLabelValues(l[0], "to_agent").Add(float64(out))
+	s.traffic.fromAgent.Add(in)
+	s.traffic.toAgent.Add(out)
 }
 
-func (m *Metrics) misuse(s *session)                   { m.placeholders.WithLabelValues(s.target.Name).Inc() }
-func (m *Metrics) allowed(s *session)                  { s.metrics.allowed.Inc() }
-func (m *Metrics) denied(s *session, _ *engine.Denial) { s.metrics.denied.Inc() }
+func (m *Metrics) misuse(s *session) { m.placeholders.WithLabelValues(s.target.Name).Inc() }
+
+func (m *Metrics) allowed(s *session) {
+	s.metrics.allowed.Inc()
+	s.traffic.allowed.Add(1)
+}
+
+func (m *Metrics) denied(s *session, _ *engine.Denial) {
+	s.metrics.denied.Inc()
+	s.traffic.denied.Add(1)
+}
+
 func (m *Metrics) answered(s *session, o engine.Outcome) {
 	s.metrics.duration.Observe(o.Duration.Seconds())
 }
@@ -138,6 +151,7 @@ func (m *Metrics) budget(s *session, name, action string) {
 	m.budgets.WithLabelValues(s.flow.Agent, strings.TrimPrefix(name, "budget "), action).Inc()
 }
 
-func (m *Metrics) sessionDenied(_ *session, d *engine.Denial) {
+func (m *Metrics) sessionDenied(s *session, d *engine.Denial) {
+	s.traffic.denied.Add(1)
 	m.deniedSessions.WithLabelValues(d.Code.String()).Inc()
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,12 +32,19 @@ func TestMetrics(t *testing.T) {
 	m := NewMetrics(r)
 	s := &session{target: &Target{Name: "orders", Protocol: engine.Protocol{Name: "lines"}}, flow: engine.Flow{Agent: "planner"}}
 	m.began(s)
+	m.allowed(s)
+	m.denied(s, &engine.Denial{})
 	m.ended(s, 1, 2)
 	m.misuse(s)
 	m.credential(s)
 	m.waited(s, 1)
 	m.budget(s, "budget hourly", "ask")
 	m.sessionDenied(s, &engine.Denial{})
+	g := &Gateway{Options: Options{Metrics: m}}
+	want := []Traffic{{Agent: "planner", Target: "orders", Allowed: 1, Denied: 2, FromAgent: 1, ToAgent: 2}}
+	if got := g.Traffic(); !slices.Equal(got, want) {
+		t.Errorf("traffic %+v", got)
+	}
 	families, err := r.Gather()
 	if err != nil {
 		t.Fatal(err)

@@ -29,6 +29,7 @@ type session struct {
 	log     *record.Session
 	gate    *gate
 	metrics *targetMetrics
+	traffic *traffic
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc

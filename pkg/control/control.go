@@ -86,6 +86,30 @@ type Session struct {
 	ToAgent   int64     `json:"bytes_to_agent"`
 }
 
+// Activity is what agents have done since the daemon started: two of them, less
+// each other, are what they do.
+type Activity struct {
+	At      time.Time         `json:"at"`
+	Started time.Time         `json:"started"`
+	Traffic []Traffic         `json:"traffic"`         // by agent and target, each pair once
+	Bypass  map[string]uint64 `json:"bypass_attempts"` // what the kernel denied, by kind
+}
+
+// Traffic is what one agent has done with one target. There is one with the target
+// "" for each agent that is configured: what was meant for no target, and what its
+// agent was denied by the kernel.
+type Traffic struct {
+	Agent     string `json:"agent"`
+	Target    string `json:"target"`
+	Sessions  int    `json:"sessions"`          // that are running
+	Pending   int    `json:"pending_approvals"` // that wait now
+	Allowed   uint64 `json:"requests_allowed"`
+	Denied    uint64 `json:"requests_denied"` // sessions that were denied as a whole included
+	FromAgent int64  `json:"bytes_from_agent"`
+	ToAgent   int64  `json:"bytes_to_agent"`
+	Bypass    uint64 `json:"bypass_attempts,omitempty"` // of the agent, as far as the kernel told of each
+}
+
 // Approval is a request that waits, or waited, for a person. Text, Params and
 // Context come from the agent: show them as untrusted.
 type Approval struct {
@@ -216,6 +240,12 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 func (c *Client) Sessions(ctx context.Context) ([]Session, error) {
 	var s []Session
 	return s, c.call(ctx, http.MethodGet, "/v1/sessions", nil, &s)
+}
+
+// Activity asks what agents have done.
+func (c *Client) Activity(ctx context.Context) (Activity, error) {
+	var a Activity
+	return a, c.call(ctx, http.MethodGet, "/v1/activity", nil, &a)
 }
 
 // Budgets lists how agents stand with their budgets.

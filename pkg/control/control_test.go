@@ -56,6 +56,7 @@ func TestProtocol(t *testing.T) {
 			func() (any, error) { return c.Status(ctx) },
 		},
 		{"GET /v1/sessions ", []Session{{ID: "s1", PID: 1, FromAgent: 2}}, func() (any, error) { return c.Sessions(ctx) }},
+		{"GET /v1/activity ", Activity{At: moment, Traffic: []Traffic{{Agent: "planner", Allowed: 7, Bypass: 1}}, Bypass: map[string]uint64{"udp": 1}}, func() (any, error) { return c.Activity(ctx) }},
 		{"GET /v1/approvals ", []Approval{{ID: "a1", State: "pending", Params: []string{"1"}, DecideBy: moment}}, func() (any, error) { return c.Approvals(ctx) }},
 		{`POST /v1/approvals/a1/approve {"reason":"r"}`, Approval{ID: "a1"}, func() (any, error) { return c.Approve(ctx, "a1", "r") }},
 		{`POST /v1/approvals/a%2F1%3F/deny {"reason":""}`, Approval{ID: "a/1?"}, func() (any, error) { return c.Deny(ctx, "a/1?", "") }},

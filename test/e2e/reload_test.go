@@ -125,6 +125,7 @@ func TestReplayAndVerify(t *testing.T) {
 func TestStatusAndDoctor(t *testing.T) {
 	w := theWorld
 	mustContain(t, w.cli(t, "status"), "planner", "enforce", "redirected", "tier workspace, at least, leaves open: the project", "orders-db.internal:5432", "is closed by 14 programs")
+	mustContain(t, w.cli(t, "top"), "REQ/S", "planner", "bypass attempts")
 	out, err := w.postern.CLI("doctor").CombinedOutput()
 	if err != nil {
 		t.Errorf("doctor finds something: %v\n%s", err, out)
