@@ -59,16 +59,10 @@ type Stats struct {
 type Classifier struct {
 	o     Options
 	cache *cache
-	jobs  chan *job
+	idle  chan *process
 	now   func() time.Time
 
 	hits, misses, killed, died, refused, starts atomic.Uint64
-}
-
-// job is one statement on its way through a worker.
-type job struct {
-	text   string
-	answer chan result // has room for one
 }
 
 type result struct {
@@ -99,7 +93,7 @@ func New(o Options) (*Classifier, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Classifier{o: o, cache: newCache(o.CacheBytes), jobs: make(chan *job), now: time.Now}, nil
+	return &Classifier{o: o, cache: newCache(o.CacheBytes), idle: make(chan *process, o.Workers), now: time.Now}, nil
 }
 
 // Run runs the workers until ctx ends, and returns when all have ended.
@@ -161,28 +155,32 @@ func legible(text string) error {
 	return nil
 }
 
-// submit has a worker answer, when one is free.
+// submit has a worker answer, when one is free. It speaks with the process itself:
+// handing the text to a goroutine of the worker's, and the answer back, took longer
+// than most parses.
 func (c *Classifier) submit(ctx context.Context, text string) result {
 	c.misses.Add(1)
-	j := &job{text: text, answer: make(chan result, 1)}
 	queue := time.NewTimer(queueFactor * c.o.Deadline)
 	defer queue.Stop()
-	select {
-	case c.jobs <- j:
-	case <-queue.C:
-		return result{err: fmt.Errorf("%w: no worker was free", ErrWorker)}
-	case <-ctx.Done():
-		return result{err: ctx.Err()}
+	for {
+		select {
+		case p := <-c.idle:
+			if r, asked := c.ask(p, text); asked {
+				return r
+			}
+		case <-queue.C:
+			return result{err: fmt.Errorf("%w: no worker was free", ErrWorker)}
+		case <-ctx.Done():
+			return result{err: ctx.Err()}
+		}
 	}
-	// A worker that took the job answers within the deadline, whatever happens.
-	return <-j.answer
 }
 
 // work runs one worker process after the other.
 func (c *Classifier) work(ctx context.Context) {
 	for ctx.Err() == nil {
 		p, err := c.start()
-		if err == nil && c.serve(ctx, p) {
+		if err == nil && c.offer(ctx, p) {
 			continue
 		}
 		if err != nil {
@@ -195,60 +193,99 @@ func (c *Classifier) work(ctx context.Context) {
 	}
 }
 
-// serve gives jobs to a process until it is of no more use, and stops it. It is
-// false when the process ended before it was asked anything, as one does that
-// cannot run here: the next is not to be started at once.
-func (c *Classifier) serve(ctx context.Context, p *process) bool {
-	defer p.stop()
-	for n := range recycle {
-		select {
-		case <-ctx.Done():
-			return true
-		case <-p.ended:
-			c.died.Add(1)
-			if n == 0 {
-				c.o.Log.Error("SQL worker ended before it was asked anything")
-			}
-			return n > 0
-		case j := <-c.jobs:
-			if !c.ask(p, j) {
-				return true
-			}
-		}
+// offer lets statements have a process until it is of no more use, and stops it.
+// It is false when the process ended before it was asked anything, as one does
+// that cannot run here: the next is not to be started at once.
+func (c *Classifier) offer(ctx context.Context, p *process) bool {
+	c.idle <- p
+	select {
+	case <-ctx.Done():
+	case <-p.spent:
+	case <-p.ended:
 	}
-	return true
+	p.mu.Lock() // not in the middle of an answer
+	defer p.mu.Unlock()
+	p.stop()
+	c.withdraw(p)
+	if p.lost || p.asked == recycle || ctx.Err() != nil {
+		return true
+	}
+	c.died.Add(1)
+	if p.asked == 0 {
+		c.o.Log.Error("SQL worker ended before it was asked anything")
+	}
+	return p.asked > 0
 }
 
-// ask gives a job to a process. It is false when that process is of no more use.
-func (c *Classifier) ask(p *process, j *job) bool {
-	b, err := p.exchange(j.text, time.Now().Add(c.o.Deadline))
+// withdraw takes a process that was stopped out of idle, where it is unless a
+// statement has just taken it.
+func (c *Classifier) withdraw(p *process) {
+	for range c.o.Workers {
+		select {
+		case q := <-c.idle:
+			if q == p {
+				return
+			}
+			c.idle <- q
+		default:
+			return
+		}
+	}
+}
+
+// ask has a process answer, and makes it free again. It has not been asked when
+// the process has just ended by itself.
+func (c *Classifier) ask(p *process, text string) (r result, asked bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.ended:
+		return r, false
+	default:
+	}
+	p.asked++
+	r, p.lost = c.exchange(p, text)
+	if p.lost || p.asked == recycle {
+		close(p.spent)
+	} else {
+		c.idle <- p
+	}
+	return r, true
+}
+
+// exchange says what the process makes of a text, and whether it is lost.
+func (c *Classifier) exchange(p *process, text string) (r result, lost bool) {
+	b, err := p.exchange(text, time.Now().Add(c.o.Deadline))
 	if err == nil {
-		r := parseAnswer(b, j.text[:min(1, len(j.text))] == string(sampleMark))
+		r = parseAnswer(b, text[:min(1, len(text))] == string(sampleMark))
 		var syntax *ErrSyntax
 		if r.err == nil || errors.As(r.err, &syntax) || errors.Is(r.err, ErrWorker) {
-			j.answer <- r
-			return true
+			return r, false
 		}
 		err = r.err
 	}
-	c.cache.poison(j.text, c.now().Add(poisoned))
+	c.cache.poison(text, c.now().Add(poisoned))
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		c.killed.Add(1)
 	} else {
 		c.died.Add(1)
 	}
-	c.o.Log.Warn("SQL worker lost", "error", err, "bytes", len(j.text))
-	j.answer <- result{err: fmt.Errorf("%w: the worker was lost", ErrWorker)}
-	return false
+	c.o.Log.Warn("SQL worker lost", "error", err, "bytes", len(text))
+	return result{err: fmt.Errorf("%w: the worker was lost", ErrWorker)}, true
 }
 
-// process is one worker process. All but ended belongs to one goroutine.
+// process is one worker process.
 type process struct {
 	cmd   *exec.Cmd
+	ended chan struct{} // closed when the process has been waited for
+	spent chan struct{} // closed when it is of no more use
+
+	mu    sync.Mutex // held while it answers; guards what follows
 	in    *os.File
 	out   *os.File
 	r     *bufio.Reader
-	ended chan struct{} // closed when the process has been waited for
+	asked int
+	lost  bool
 }
 
 // start starts a process with nothing but its two pipes: no environment, no
@@ -277,7 +314,7 @@ func (c *Classifier) start() (*process, error) {
 		return nil, err
 	}
 	c.starts.Add(1)
-	p := &process{cmd: cmd, in: in, out: out, r: bufio.NewReader(out), ended: make(chan struct{})}
+	p := &process{cmd: cmd, in: in, out: out, r: bufio.NewReader(out), ended: make(chan struct{}), spent: make(chan struct{})}
 	go func() { // ends with the process, which stop sees to and waits for
 		cmd.Wait() //nolint:errcheck // how it ended does not matter
 		close(p.ended)
