@@ -18,6 +18,7 @@ type rule struct {
 // a func, a one-method interface declared by its user, or a struct.
 var rules = []rule{
 	{"bpf", ""},
+	{"packaging", "internal/config"},
 	{"pkg/*", ""},
 	{"internal/archtest", ""},
 	{"internal/wire", ""},

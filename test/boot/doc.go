@@ -5,5 +5,5 @@
 //
 // The tests have the build tag qemu and take what test/boot/rootfs makes.
 // Start reading at boot_test.go; what the machine runs is in folder guest, its
-// units are in units (Postern's own) and image (the test's).
+// units are in packaging/systemd (Postern's own) and image (the test's).
 package boot

@@ -10,7 +10,10 @@ import (
 	"testing"
 )
 
-const build = "../../build"
+const (
+	build    = "../../build"
+	packaged = "../../packaging/systemd/"
+)
 
 // initrd is the root file system with Postern, its units and the test's in it.
 // The kernel unpacks several archives one after the other.
@@ -21,7 +24,7 @@ func initrd(t *testing.T) string {
 		t.Fatalf("no rootfs to boot: run `make test-kernels`, or test/boot/rootfs as root: %v", err)
 	}
 	tree := t.TempDir()
-	const bin, sbin, etc = "usr/local/bin", "usr/local/sbin", "etc/systemd/system"
+	const bin, sbin, etc = "usr/local/bin", "usr/sbin", "etc/systemd/system"
 	compile(t, filepath.Join(tree, bin, "guest"), "./guest")
 	compile(t, filepath.Join(tree, sbin, "postern-guard"), "../../cmd/postern-guard")
 	install(t, filepath.Join(build, "kernels/6.12/modules/veth.ko"), filepath.Join(tree, "usr/lib/postern-test/veth.ko"))
@@ -34,7 +37,7 @@ func initrd(t *testing.T) string {
 	install(t, "image/postern.yaml", filepath.Join(tree, "etc/postern/postern.yaml"))
 	install(t, "image/late.conf", filepath.Join(tree, etc, "postern-attach.service.d/late.conf"))
 	for _, unit := range []string{
-		"units/postern-attach.service", "units/postern-guard.service", "image/outside.service",
+		packaged + "postern-attach.service", packaged + "postern-guard.service", packaged + "agents.slice", "image/outside.service",
 		"image/plain@.service", "image/ordered@.service", "image/required@.service", "image/checked@.service",
 	} {
 		install(t, unit, filepath.Join(tree, etc, filepath.Base(unit)))

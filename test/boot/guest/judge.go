@@ -30,7 +30,7 @@ func judge(s *sniffer) {
 			break
 		}
 	}
-	say("check", "/usr/local/sbin/postern-guard", "check")
+	say("check", "/usr/sbin/postern-guard", "check")
 	say("guard", "systemctl", "is-active", "postern-guard.service")
 	for _, kind := range []string{"required", "checked"} {
 		say("state-"+kind, "systemctl", "show", "--property=ActiveState,Result,NRestarts,ExecMainStartTimestampMonotonic", kind+"@host.service")
