@@ -1,6 +1,7 @@
 package sql
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/postern/postern/pkg/recording"
 )
 
 // testCase is one statement of the corpus. Its heading is "## VERBS | PROOF":
@@ -109,8 +112,45 @@ func TestCorpus(t *testing.T) {
 	if w.dump(t) != before {
 		t.Error("the agent has changed something of the database")
 	}
+	w.searchRecordings(t)
 	if out, err := w.psql("SELECT count(*) FROM orders"); err != nil || strings.TrimSpace(out) != "20" {
 		t.Errorf("after all the agent reads %q", out)
+	}
+}
+
+// searchRecordings holds that nothing but what the agent wrote itself has a
+// canary in it on record.
+func (w *world) searchRecordings(t *testing.T) {
+	t.Helper()
+	rows := 0
+	for s, err := range recording.Sessions(filepath.Join(w.postern.State, "recordings"), recording.Filter{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := recording.Open(s.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for e, err := r.Next(); err == nil; e, err = r.Next() {
+			switch body := e.Body.(type) {
+			case *recording.Request:
+			case *recording.Rows:
+				rows++
+				for row := range body.All() {
+					if found := shown(string(bytes.Join(row, []byte(" ")))); found != "" {
+						t.Errorf("%s has %s on record: %q", s.Path, found, row)
+					}
+				}
+			default:
+				if found := shown(string(body.AppendTo(nil))); found != "" {
+					t.Errorf("%s has %s on record: %+v", s.Path, found, body)
+				}
+			}
+		}
+		r.Close()
+	}
+	if rows < 50 {
+		t.Errorf("only %d results are on record", rows)
 	}
 }
 
