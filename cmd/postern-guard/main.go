@@ -32,9 +32,9 @@ import (
 
 const usage = `postern-guard holds the policy cgroups closed. It runs as root.
 
-  postern-guard attach    attach the kernel programs and make the agents' cgroups
+  postern-guard attach    attach the kernel programs, make the agents' cgroups
   postern-guard serve     answer the daemon and launch runs, until stopped
-  postern-guard check     say whether the policy root is closed; exit status 1 if not
+  postern-guard check     say whether the policy root is closed; 1 if not
   postern-guard detach    remove the programs: THE AGENTS ARE OPEN AFTERWARDS
   postern-guard version
 
@@ -42,8 +42,10 @@ Options of all of them:
   --config FILE        configuration (default /etc/postern/postern.yaml)
   --bpffs DIR          where the programs are pinned (default /sys/fs/bpf)
   --daemon-user USER   who posternd runs as, by name or number (default postern)
-  --grace TIME         serve: how long connections wait for a daemon that is away (default 15s)
-  --bubblewrap FILE    serve: what makes sandboxes (default: bwrap on the PATH, or /usr/bin/bwrap)
+  --grace TIME         serve: how long connections wait for a daemon that is
+                       away (default 15s)
+  --bubblewrap FILE    serve: what makes sandboxes (default: bwrap on the PATH,
+                       or /usr/bin/bwrap)
   --json               machine-readable output
 `
 

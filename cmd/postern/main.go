@@ -58,6 +58,7 @@ func root(out *os.File) *cobra.Command {
 			"credentials, decides each request, masks what comes back and records it all.",
 		Version: version.String(), SilenceErrors: true, SilenceUsage: true,
 	}
+	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) { fmt.Fprint(cmd.OutOrStdout(), help(cmd)) })
 	cmd.SetVersionTemplate("postern {{.Version}}\n")
 	cmd.PersistentFlags().BoolVar(&c.json, "json", false, "machine-readable output")
 	cmd.PersistentFlags().StringVar(&c.config, "config", config.DefaultFile, "the daemon's configuration")

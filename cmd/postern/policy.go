@@ -166,7 +166,7 @@ func (c *cli) explainCommand() *cobra.Command {
 	var file, catalog string
 	cmd := &cobra.Command{
 		Use: "explain [SQL]", Short: "Say what a statement would do, and what the policy makes of it", Args: cobra.MaximumNArgs(1),
-		Example: "  postern policy explain --agent planner --target orders 'DELETE FROM orders WHERE id = 7'\n" +
+		Example: "  postern policy explain --agent planner 'DELETE FROM orders WHERE id = 7'\n" +
 			"  postern policy explain --file migration.sql --json",
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if q.Text, err = statementFrom(args, file, cmd.InOrStdin()); err != nil {

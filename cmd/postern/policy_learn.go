@@ -66,7 +66,8 @@ func (c *cli) learnCommand() *cobra.Command {
 			"nothing else; its masks are those that the agent has. On standard error: how many statements each rule covers, and\n" +
 			"what is left out. Never learnt, only listed, is what acts outside of the gateway, what cannot be told, and what\n" +
 			"would undo a mask.",
-		Example: "  postern policy learn --agent planner --since 24h --write candidate.yaml && postern policy test candidate.yaml --since 24h",
+		Example: "  postern policy learn --agent planner --since 24h --write candidate.yaml\n" +
+			"  postern policy test candidate.yaml --since 24h",
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if meant.filter.Agent, err = c.onlyAgent(c.config, meant.filter.Agent); err != nil {
 				return err

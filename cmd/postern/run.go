@@ -21,21 +21,22 @@ func (c *cli) runCommand() *cobra.Command {
 		Short: "Launch an agent inside its policy cgroup",
 		Long: "The command is started inside the agent's policy cgroup, without privileges, and reaches nothing but through\n" +
 			"the gateway. It ends when postern run does, and its exit status is passed on.\n\n" +
-			"  redirected  the host's files, processes and loopback, under the kernel programs\n" +
-			"  workspace   as yourself, with the current directory, an empty home and loopback of its own (on a terminal)\n" +
-			"  strict      as a user of the agent's own, with what the configuration mounts (otherwise, if it has one)",
-		Example: "  postern run --agent planner -- psql 'host=orders-db.internal user=app sslmode=verify-full'\n" +
+			"  redirected  the host's files and loopback, under the kernel programs\n" +
+			"  workspace   as yourself, in the current directory, with an empty home\n" +
+			"  strict      as a user of the agent's own, with what is configured\n\n" +
+			"Without --tier it is workspace on a terminal, elsewhere strict if there is a user.",
+		Example: "  postern run --agent planner -- psql 'host=orders-db.internal user=app'\n" +
 			"  postern run --agent coder --tier workspace --publish 3000 -- npm run dev",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd.Context(), run, args) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&run.Agent, "agent", "", "the agent, as the configuration names it")
-	f.StringVar(&run.User, "user", "", "who it runs as; only root may say (with sudo: who called sudo)")
-	f.StringVar(&run.Tier, "tier", "", "redirected, workspace or strict; not less than agents.tier")
-	f.StringArrayVar(&run.Binds, "bind", nil, "PATH or PATH:ro, what it sees besides (workspace)")
-	f.IntSliceVar(&run.Publish, "publish", nil, "a port of its loopback that the host reaches, of agents.publish")
-	f.BoolVar(&run.AllowHooks, "allow-hooks", false, "leave .git/hooks, .envrc and the like writable (workspace)")
+	f.StringVar(&run.User, "user", "", "who it runs as; root may say")
+	f.StringVar(&run.Tier, "tier", "", "not less than agents.tier")
+	f.StringArrayVar(&run.Binds, "bind", nil, "`PATH` or PATH:ro that a workspace sees too")
+	f.IntSliceVar(&run.Publish, "publish", nil, "a `port` that the host reaches (agents.publish)")
+	f.BoolVar(&run.AllowHooks, "allow-hooks", false, "leave .git/hooks and .envrc writable")
 	cmd.MarkFlagRequired("agent") //nolint:errcheck // the flag exists
 	return cmd
 }

@@ -29,10 +29,12 @@ import (
 
 const usage = `posternd is Postern's daemon. It is started by systemd, or by hand:
 
-  posternd [--config FILE]    serve until stopped; SIGHUP reads the configuration again
-  posternd --check FILE       say what is wrong with a configuration; exit status 1 if something is
+  posternd [--config FILE]    serve until stopped; SIGHUP reads FILE again
+  posternd --check FILE       say what is wrong with a configuration; exit
+                              status 1 if something is
   posternd --decide FILE [--catalog FILE]
-                              say what a configuration makes of statements; for ` + "`postern policy`" + `
+                              say what it makes of statements; for
+                              ` + "`postern policy`" + `
   posternd --version
 `
 
