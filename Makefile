@@ -38,10 +38,11 @@ build: ## build/posternd, postern, postern-guard and postern-sqlparse, all stati
 	@! readelf -l build/posternd build/postern build/postern-guard build/postern-sqlparse | grep 'program interpreter'
 
 .PHONY: generate
-generate: setup ## regenerate the kernel objects (clang-14), the lists of dependencies and the list of attempts
+generate: setup ## regenerate the kernel objects (clang-14), the lists of dependencies, the list of attempts, and the manual
 	go generate ./bpf
 	go test -count=1 -run '^TestDependencies$$' ./internal/archtest -update
 	go test -count=1 -run '^TestListIsInTheDocumentation$$' ./internal/bypass -update
+	go test -count=1 -run '^TestManual$$' ./cmd/postern -update
 
 .PHONY: setup-demo
 setup-demo:
