@@ -136,10 +136,8 @@ func (r *rig) startPostern() (err error) {
 		return err
 	}
 	bin := filepath.Join(r.dir, "bin")
-	for _, name := range []string{"postern", "postern-guard", "posternd", "postern-sqlparse"} {
-		if err := servers.CopyFile(filepath.Join(r.postern.Build, name), filepath.Join(bin, name), 0o755); err != nil {
-			return fmt.Errorf("%w: run `make build` first", err)
-		}
+	if err := servers.CopyPrograms(r.postern.Build, bin); err != nil {
+		return err
 	}
 	r.postern.Build = bin
 	return r.postern.Start()

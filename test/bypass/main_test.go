@@ -129,13 +129,13 @@ func newWorld() (*world, error) {
 		return w, err
 	}
 	copies := map[string]string{"/proc/self/exe": w.program}
-	for _, name := range []string{"postern", "postern-guard", "posternd", "postern-sqlparse"} {
-		copies[filepath.Join("../../build", name)] = filepath.Join(w.dir, "bin", name)
-	}
 	for from, to := range copies {
 		if err := servers.CopyFile(from, to, 0o755); err != nil {
 			return w, err
 		}
+	}
+	if err := servers.CopyPrograms("../../build", filepath.Join(w.dir, "bin")); err != nil {
+		return w, err
 	}
 	w.postern, err = servers.NewPostern(servers.PosternOptions{Dir: filepath.Join(w.dir, "postern"), Build: filepath.Join(w.dir, "bin")})
 	if err != nil {

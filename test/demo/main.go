@@ -145,10 +145,8 @@ func (d *demo) prepare(build string) (err error) {
 	if err := servers.CopyFile("/proc/self/exe", filepath.Join(d.dir, "demo"), 0o755); err != nil {
 		return err
 	}
-	for _, name := range []string{"postern", "postern-guard", "posternd", "postern-sqlparse"} {
-		if err := servers.CopyFile(filepath.Join(build, name), filepath.Join(d.dir, "bin", name), 0o755); err != nil {
-			return err
-		}
+	if err := servers.CopyPrograms(build, filepath.Join(d.dir, "bin")); err != nil {
+		return err
 	}
 	d.postern, err = servers.NewPostern(servers.PosternOptions{Dir: filepath.Join(d.dir, "postern"), Build: filepath.Join(d.dir, "bin")})
 	if err != nil {

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,21 +17,12 @@ import (
 // before that.
 func TestBudgets(t *testing.T) {
 	w := theWorld
-	whole := fmt.Sprintf(configuration, w.postern.Root, w.pg.Port, w.pg.CA, w.dir, w.corpCA)
-	apply := func(text string) {
-		t.Helper()
-		if err := w.postern.Configure(text); err != nil {
-			t.Fatal(err)
-		}
-		if out, err := w.postern.CLI("reload").CombinedOutput(); err != nil {
-			t.Fatalf("%s", out)
-		}
-	}
-	t.Cleanup(func() { apply(whole) })
+	whole := w.configuration()
+	t.Cleanup(func() { w.apply(t, whole) })
 	with := strings.Replace(whole, "trust:", "    budgets:\n      - {name: cut, target: orders, per: 1h, rows: 30, bytes: 1MiB}\ntrust:", 1)
 	with = strings.Replace(with, "  - name: reader\n    rules:", "    budgets:\n"+
 		"      - {name: asking, per: 1h, statements: 4, ask: {at: 50%, approvers: [dba], within: 1m}}\n  - name: reader\n    rules:", 1)
-	apply(with)
+	w.apply(t, with)
 
 	s := w.psqlSession(t, "reader", "orders")
 	mustContain(t, s.do("\\set VERBOSITY verbose\nSELECT id FROM orders;"), "20")

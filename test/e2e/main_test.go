@@ -231,7 +231,7 @@ func newWorld() (*world, error) {
 	if err != nil {
 		return w, err
 	}
-	w.postern.Config = fmt.Sprintf(configuration, w.postern.Root, w.pg.Port, w.pg.CA, dir, w.corpCA)
+	w.postern.Config = w.configuration()
 	key, err := os.ReadFile(filepath.Join(dir, "cert_user.key"))
 	if err != nil {
 		return w, err
@@ -248,13 +248,13 @@ func (w *world) files() error {
 		return err
 	}
 	copies := map[string]string{w.pg.CA: w.corpCA, "/proc/self/exe": filepath.Join(w.dir, "client")}
-	for _, name := range []string{"postern", "postern-guard", "posternd", "postern-sqlparse"} {
-		copies[filepath.Join("../../build", name)] = filepath.Join(w.dir, "bin", name)
-	}
 	for from, to := range copies {
 		if err := servers.CopyFile(from, to, 0o755); err != nil {
 			return err
 		}
+	}
+	if err := servers.CopyPrograms("../../build", filepath.Join(w.dir, "bin")); err != nil {
+		return err
 	}
 	return os.CopyFS(filepath.Join(w.dir, "clients"), os.DirFS("clients"))
 }
@@ -278,6 +278,22 @@ func (w *world) Close() error {
 		}
 	}
 	return errors.Join(append(errs, os.RemoveAll(w.dir))...)
+}
+
+// configuration is that of every test, unless it applies another.
+func (w *world) configuration() string {
+	return fmt.Sprintf(configuration, w.postern.Root, w.pg.Port, w.pg.CA, w.dir, w.corpCA)
+}
+
+// apply puts another configuration in force.
+func (w *world) apply(t *testing.T, text string) {
+	t.Helper()
+	if err := w.postern.Configure(text); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := w.postern.CLI("reload").CombinedOutput(); err != nil {
+		t.Fatalf("%s", out)
+	}
 }
 
 // env is what an agent has: the placeholder, and the authority's file that it

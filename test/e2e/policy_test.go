@@ -80,16 +80,8 @@ func (w *world) observed(t *testing.T) (apply func(string)) {
 // change the configuration meanwhile.
 func (w *world) extended(t *testing.T, agents, policies string) (apply func(string)) {
 	t.Helper()
-	whole := fmt.Sprintf(configuration, w.postern.Root, w.pg.Port, w.pg.CA, w.dir, w.corpCA)
-	apply = func(text string) {
-		t.Helper()
-		if err := w.postern.Configure(text); err != nil {
-			t.Fatal(err)
-		}
-		if out, err := w.postern.CLI("reload").CombinedOutput(); err != nil {
-			t.Fatalf("%s", out)
-		}
-	}
+	whole := w.configuration()
+	apply = func(text string) { w.apply(t, text) }
 	t.Cleanup(func() { apply(whole) })
 	apply(strings.Replace(strings.Replace(whole, "agents:\n", agents, 1), "policies:\n", policies, 1))
 	return apply

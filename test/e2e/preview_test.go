@@ -26,16 +26,7 @@ const (
 func previewed(t *testing.T, within string) *world {
 	t.Helper()
 	w := theWorld
-	whole := fmt.Sprintf(configuration, w.postern.Root, w.pg.Port, w.pg.CA, w.dir, w.corpCA)
-	apply := func(text string) {
-		t.Helper()
-		if err := w.postern.Configure(text); err != nil {
-			t.Fatal(err)
-		}
-		if out, err := w.postern.CLI("reload").CombinedOutput(); err != nil {
-			t.Fatalf("%s", out)
-		}
-	}
+	whole := w.configuration()
 	restart := func() { // so that the denials of other tests do not count for these, nor these for others
 		t.Helper()
 		w.postern.StopDaemon(syscall.SIGTERM) //nolint:errcheck // it ends as it does
@@ -45,11 +36,11 @@ func previewed(t *testing.T, within string) *world {
 	}
 	restart()
 	t.Cleanup(func() {
-		apply(whole)
+		w.apply(t, whole)
 		restart()
 		w.query(t, "UPDATE orders SET state = 'new'")
 	})
-	apply(strings.Replace(whole, askWithout, "ask: {approvers: [dba], within: "+within+", preview: rows}", 1))
+	w.apply(t, strings.Replace(whole, askWithout, "ask: {approvers: [dba], within: "+within+", preview: rows}", 1))
 	return w
 }
 

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,7 +13,7 @@ import (
 // one would not have begun are told and ended.
 func TestReload(t *testing.T) {
 	w := theWorld
-	whole := fmt.Sprintf(configuration, w.postern.Root, w.pg.Port, w.pg.CA, w.dir, w.corpCA)
+	whole := w.configuration()
 	apply := func(text string) (string, error) {
 		t.Helper()
 		if err := w.postern.Configure(text); err != nil {

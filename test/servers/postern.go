@@ -335,6 +335,17 @@ func RemoveCgroups(root string) {
 	})
 }
 
+// CopyPrograms copies the four programs from the folder that they were built in to
+// one that agents may read.
+func CopyPrograms(build, dir string) error {
+	for _, name := range []string{"postern", "postern-guard", "posternd", "postern-sqlparse"} {
+		if err := CopyFile(filepath.Join(build, name), filepath.Join(dir, name), 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // CopyFile copies a file to where agents may read it, making its folder.
 func CopyFile(from, to string, mode os.FileMode) error {
 	in, err := os.Open(from)

@@ -93,10 +93,8 @@ func newWorld() (*world, error) {
 	if err != nil {
 		return w, err
 	}
-	for _, name := range []string{"postern", "postern-guard", "posternd", "postern-sqlparse"} {
-		if err := servers.CopyFile(filepath.Join("../../../build", name), filepath.Join(w.dir, "bin", name), 0o755); err != nil {
-			return w, err
-		}
+	if err := servers.CopyPrograms("../../../build", filepath.Join(w.dir, "bin")); err != nil {
+		return w, err
 	}
 	w.postern, err = servers.NewPostern(servers.PosternOptions{Dir: filepath.Join(w.dir, "postern"), Build: filepath.Join(w.dir, "bin")})
 	if err != nil {

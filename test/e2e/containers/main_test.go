@@ -152,10 +152,8 @@ func ownMounts() error {
 }
 
 func (w *world) install() (err error) {
-	for _, name := range []string{"postern", "postern-guard", "posternd", "postern-sqlparse"} {
-		if err := servers.CopyFile(filepath.Join("../../../build", name), filepath.Join(w.dir, "bin", name), 0o755); err != nil {
-			return err
-		}
+	if err := servers.CopyPrograms("../../../build", filepath.Join(w.dir, "bin")); err != nil {
+		return err
 	}
 	if w.postern, err = servers.NewPostern(servers.PosternOptions{
 		Dir: filepath.Join(w.dir, "postern"), Build: filepath.Join(w.dir, "bin"),
