@@ -85,6 +85,14 @@ kernels:
 	@test/kernel/fetch 5.10
 	@test/kernel/fetch 6.1 6.12 sid || echo 'newer kernels cannot be fetched: not all are tested'
 
+.PHONY: dashboard-modules
+dashboard-modules:
+	cd test/dashboards/node && npm ci --no-audit --no-fund --silent
+
+.PHONY: dashboards
+dashboards: ## packaging/grafana/*.json, by source.yaml beside them
+	cd test/dashboards && go run ./generate ../../packaging/grafana
+
 # The whole system that test/boot boots; takes root the first time.
 .PHONY: rootfs
 rootfs:
@@ -94,7 +102,7 @@ KERNELS = -step 'make kernels' -step 'make rootfs' '. -count=1 -tags=qemu -p=1 .
 
 .PHONY: test
 test: setup ## everything: check, the kernel programs here and in QEMU, real servers and clients (as root)
-	@$(REPORT) -step 'make build' -step 'make clients' $(STATIC) $(KERNELS) '. -race ./...' $(foreach m,$(MODULES),'$m -p=1 ./...')
+	@$(REPORT) -step 'make build' -step 'make clients' -step 'make dashboard-modules' $(STATIC) $(KERNELS) '. -race ./...' $(foreach m,$(MODULES),'$m -p=1 ./...')
 
 .PHONY: test-bypass
 test-bypass: setup ## the ways out that must stay closed, against a sniffer (as root)
@@ -103,6 +111,10 @@ test-bypass: setup ## the ways out that must stay closed, against a sniffer (as 
 .PHONY: test-containers
 test-containers: setup ## docker, podman and runc containers as agents (as root)
 	@$(REPORT) -step 'make build' 'test/e2e -count=1 ./containers'
+
+.PHONY: test-dashboards
+test-dashboards: setup ## dashboards, rules and alerts, against a real Prometheus that reads a real daemon (as root)
+	@$(REPORT) -step 'make build' -step 'make dashboard-modules' 'test/dashboards -count=1 ./...'
 
 .PHONY: test-kernels
 test-kernels: setup ## the kernel programs, and the ways around them, on Linux 5.10, 6.1, 6.12 and the newest, and a reboot, in QEMU (as root)
