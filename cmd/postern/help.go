@@ -16,6 +16,7 @@ const rootHelp = `Run AI agents with placeholders instead of credentials, and se
 
 Usage: postern COMMAND [ARGUMENT…]
 
+  setup, enforce          write a first configuration; end mode observe
   run                     launch an agent inside its policy cgroup
   status, top             how everything is; what agents do now, live
   doctor, verify          what is missing here; try every way around the gateway

@@ -28,8 +28,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// command is `postern` with these arguments.
-func command(args ...string) *exec.Cmd {
+// postern is the command with these arguments.
+func postern(args ...string) *exec.Cmd {
 	self, err := os.Executable()
 	if err != nil {
 		panic(err)
@@ -91,7 +91,7 @@ func busy(t *testing.T, agents int) string {
 
 func TestTopOnce(t *testing.T) {
 	file := busy(t, 2)
-	out, err := command("--config", file, "top", "--once").CombinedOutput()
+	out, err := postern("--config", file, "top", "--once").CombinedOutput()
 	if err != nil {
 		t.Fatal(err, string(out))
 	}
@@ -112,7 +112,7 @@ func TestTopOnce(t *testing.T) {
 		}
 	}
 	var v topView
-	out, err = command("--config", file, "top", "--json").Output()
+	out, err = postern("--config", file, "top", "--json").Output()
 	if err == nil {
 		err = json.Unmarshal(out, &v)
 	}
@@ -149,7 +149,7 @@ func TestTopRates(t *testing.T) {
 // On a terminal it fits, whatever the size, is drawn without clearing, and gives
 // the terminal back.
 func TestTopOnATerminal(t *testing.T) {
-	cmd := command("--config", busy(t, 40), "top")
+	cmd := postern("--config", busy(t, 40), "top")
 	f, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 80})
 	if err != nil {
 		t.Fatal(err)

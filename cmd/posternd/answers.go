@@ -62,10 +62,11 @@ func (d *daemon) answers(root string) control.Options {
 			}
 			return ctx.Err()
 		},
-		Decide:  d.decide,
-		Reload:  d.reload,
-		Refresh: d.secrets.Refresh,
-		Catalog: func(target string) (pkgcontrol.Catalog, error) { return catalogOf(d.catalogs, target) },
+		Decide:   d.decide,
+		Reload:   d.reload,
+		Refresh:  d.secrets.Refresh,
+		TryLogin: func(ctx context.Context, target string) error { return d.gateway.TryLogin(ctx, target) },
+		Catalog:  func(target string) (pkgcontrol.Catalog, error) { return catalogOf(d.catalogs, target) },
 	}
 }
 

@@ -48,6 +48,7 @@ type Options struct {
 	Reload    func() (control.Reloaded, error)
 	Refresh   func(context.Context) error
 	Catalog   func(target string) (control.Catalog, error)
+	TryLogin  func(ctx context.Context, target string) error
 }
 
 // Server is the control socket.
@@ -111,6 +112,7 @@ func (s *Server) handler() http.Handler {
 	root("POST /v1/reload", s.reload)
 	root("POST /v1/secrets/refresh", s.refresh)
 	root("GET /v1/targets/{target}/catalog", s.catalog)
+	root("POST /v1/targets/{target}/login", s.tryLogin)
 	return mux
 }
 
@@ -202,6 +204,14 @@ func (s *Server) catalog(w http.ResponseWriter, r *http.Request, _ Peer) {
 		return
 	}
 	answer(w, c)
+}
+
+func (s *Server) tryLogin(w http.ResponseWriter, r *http.Request, _ Peer) {
+	if err := s.TryLogin(r.Context(), r.PathValue("target")); err != nil {
+		refuse(w, http.StatusBadGateway, "no login to "+r.PathValue("target"), err)
+		return
+	}
+	answer(w, struct{}{})
 }
 
 func answer(w http.ResponseWriter, v any) {

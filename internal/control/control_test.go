@@ -96,8 +96,9 @@ func newDaemon(t *testing.T) *daemon {
 		Decide: func(id string, by Peer, approve bool, reason string) (control.Approval, error) {
 			return control.Approval{ID: id, DecidedBy: by.Name, Reason: reason}, d.call(fmt.Sprintf("decide %s %t %s %s", id, approve, by.Name, reason))
 		},
-		Reload:  func() (control.Reloaded, error) { return control.Reloaded{Generation: 2, Ended: 1}, d.call("reload") },
-		Refresh: func(context.Context) error { return d.call("refresh") },
+		Reload:   func() (control.Reloaded, error) { return control.Reloaded{Generation: 2, Ended: 1}, d.call("reload") },
+		Refresh:  func(context.Context) error { return d.call("refresh") },
+		TryLogin: func(_ context.Context, target string) error { return d.call("login " + target) },
 		Catalog: func(target string) (control.Catalog, error) {
 			return control.Catalog{Path: []string{"public"}}, d.call("catalog " + target)
 		},
@@ -131,6 +132,7 @@ func (d *daemon) everything() map[string]error {
 	_, errs["reload"] = c.Reload(ctx)
 	errs["refresh"] = c.RefreshSecrets(ctx)
 	_, errs["catalog"] = c.Catalog(ctx, "orders")
+	errs["login"] = c.TryLogin(ctx, "orders")
 	return errs
 }
 
@@ -141,7 +143,7 @@ func TestRootIsAnswered(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	want := []string{"status", "sessions", "activity", "budgets", "approvals", "watch", "decide a1 true ada (root) r", "decide a1 false ada (root) r", "reload", "refresh", "catalog orders"}
+	want := []string{"status", "sessions", "activity", "budgets", "approvals", "watch", "decide a1 true ada (root) r", "decide a1 false ada (root) r", "reload", "refresh", "catalog orders", "login orders"}
 	if got := d.calls(); !slices.Equal(got, want) {
 		t.Errorf("called %q", got)
 	}
@@ -184,7 +186,7 @@ func TestRefusals(t *testing.T) {
 			}
 			d.mu.Lock()
 			defer d.mu.Unlock()
-			if warned := strings.Count(d.log.String(), "an agent asked"); (warned == 11) != c.peer.Agent {
+			if warned := strings.Count(d.log.String(), "an agent asked"); (warned == 12) != c.peer.Agent {
 				t.Errorf("%d warnings in the log", warned)
 			}
 		})
@@ -249,6 +251,9 @@ func TestErrors(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	if _, err := d.client.Catalog(t.Context(), "x"); !errors.As(err, &e) || e.Status != 404 {
+		t.Errorf("%+v", e)
+	}
+	if err := d.client.TryLogin(t.Context(), "x"); !errors.As(err, &e) || e.Status != 502 {
 		t.Errorf("%+v", e)
 	}
 	if _, err := d.client.Activity(t.Context()); !errors.As(err, &e) || e.Status != 500 {

@@ -32,6 +32,9 @@ type Protocol struct {
 	// a policy that allows one is warned of.
 	Pivots []Effect
 	New    func(Env) (Engine, error) // a fresh engine for one connection
+	// TryLogin logs in to an upstream that was dialled, and takes its leave: for
+	// operators, who are told its error. The caller closes the connection.
+	TryLogin func(context.Context, *wire.Conn, Login, Limits) error
 }
 
 // Env is what the gateway hands to a fresh engine.

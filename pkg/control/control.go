@@ -316,6 +316,11 @@ func (c *Client) Catalog(ctx context.Context, target string) (Catalog, error) {
 	return out, c.call(ctx, http.MethodGet, "/v1/targets/"+url.PathEscape(target)+"/catalog", nil, &out)
 }
 
+// TryLogin makes the daemon log in to a target with its credential, and hang up.
+func (c *Client) TryLogin(ctx context.Context, target string) error {
+	return c.call(ctx, http.MethodPost, "/v1/targets/"+url.PathEscape(target)+"/login", nil, nil)
+}
+
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
 	resp, err := c.do(ctx, method, path, in)
 	if err != nil {

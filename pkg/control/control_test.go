@@ -66,6 +66,7 @@ func TestProtocol(t *testing.T) {
 			Catalog{Read: moment, Path: []string{"public"}, Relations: map[string]Relation{"public.t": {Columns: []string{"id"}, Keys: [][]string{{"id"}}}}},
 			func() (any, error) { return c.Catalog(ctx, "a/b") },
 		},
+		{"POST /v1/targets/a%2Fb/login ", nil, func() (any, error) { return nil, c.TryLogin(ctx, "a/b") }},
 		{"POST /v1/secrets/refresh ", nil, func() (any, error) { return nil, c.RefreshSecrets(ctx) }},
 	} {
 		b, err := json.Marshal(call.answer)

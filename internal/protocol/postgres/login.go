@@ -63,6 +63,21 @@ func (c *conn) dial(ctx context.Context, up engine.Upstream, decided map[string]
 	return l, nil
 }
 
+// tryLogin implements engine.Protocol.TryLogin.
+func (s *shared) tryLogin(ctx context.Context, upstream *wire.Conn, how engine.Login, limits engine.Limits) error {
+	c := &conn{shared: s, env: engine.Env{Limits: limits}}
+	l := &login{shared: s, conn: upstream, Login: how}
+	upstream.SetDeadline(time.Now().Add(limits.Handshake))
+	if err := l.encrypt(ctx); err != nil {
+		return err
+	}
+	if err := l.start(c.startupUpstream(how.Credential.User, how.Credential.Database, nil)); err != nil {
+		return err
+	}
+	_, err := upstream.Write(encode(nil, &pgproto3.Terminate{}))
+	return err
+}
+
 // encrypt asks for TLS where the target is configured with it; a server that
 // has none is refused, whatever else it offers.
 func (l *login) encrypt(ctx context.Context) error {

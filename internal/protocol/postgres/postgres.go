@@ -48,6 +48,7 @@ func New(o Options) engine.Protocol {
 		Ports: []uint16{5432},
 		Verbs: sql.Verbs,
 		Facts: sql.Facts, Pivots: sql.Pivots,
+		TryLogin: shared.tryLogin,
 		New: func(env engine.Env) (engine.Engine, error) {
 			switch env.AgentAuth {
 			case "", authSCRAM, authMD5, authPassword:
