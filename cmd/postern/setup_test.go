@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"os"
 	"os/exec"
 	"os/user"
@@ -13,9 +14,9 @@ import (
 	"testing"
 	"time"
 
+	sealing "filippo.io/age"
+
 	"github.com/postern/postern/internal/config"
-	"github.com/postern/postern/internal/secret/source"
-	"github.com/postern/postern/internal/secret/source/file"
 )
 
 const canary = "canary-Zq8vR2mN7"
@@ -92,8 +93,24 @@ func TestSetupWrites(t *testing.T) {
 		}
 	}
 	ref := target.Credential.Password
-	found, _, err := file.New(file.Options{Dir: dir, Identity: cfg.Secrets.File.Identity}).Fetch(t.Context(), source.Ref{Path: ref.Path, Key: ref.Key})
-	if err != nil || !found.Equal([]byte(canary)) {
+	keys, err := os.Open(cfg.Secrets.File.Identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer keys.Close()
+	ids, err := sealing.ParseIdentities(keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := os.ReadFile(filepath.Join(dir, ref.Path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := sealing.Decrypt(bytes.NewReader(sealed), ids...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found, err := io.ReadAll(plain); err != nil || string(found) != canary || ref.Key != "" {
 		t.Error("the secret is not what was read:", err)
 	}
 }
