@@ -84,24 +84,32 @@ func (c *cli) startUnits(ctx context.Context) error {
 	for _, args := range [][]string{
 		{"enable", "--quiet", "postern-attach.service", "postern-guard.service", "posternd.service"},
 		{"start", "postern-attach.service"},
+		{"start", "postern-guard.service"},
 	} {
 		if err := systemctl(ctx, args...); err != nil {
 			return err
 		}
 	}
-	// An attach of an earlier boot has not made the cgroups of new agents.
-	if err := command(ctx, "postern-guard", "attach", "--config", c.config); err != nil {
+	if _, err := c.daemon().Status(ctx); err == nil {
+		return c.reloadFirst(ctx)
+	}
+	if err := c.attachFirst(ctx); err != nil {
 		return err
 	}
-	return systemctl(ctx, "restart", "postern-guard.service", "posternd.service")
+	return systemctl(ctx, "restart", "posternd.service")
 }
 
 func (c *cli) reloadFirst(ctx context.Context) error {
-	if err := command(ctx, "postern-guard", "attach", "--config", c.config); err != nil {
+	if err := c.attachFirst(ctx); err != nil {
 		return err
 	}
 	_, err := c.daemon().Reload(ctx)
 	return err
+}
+
+// attachFirst makes the cgroups of new agents, which an attach of before has not.
+func (c *cli) attachFirst(ctx context.Context) error {
+	return command(ctx, "postern-guard", "attach", "--config", c.config)
 }
 
 func systemctl(ctx context.Context, args ...string) error { return command(ctx, "systemctl", args...) }
@@ -126,7 +134,7 @@ func command(ctx context.Context, name string, args ...string) error {
 func (c *cli) tryFirst(ctx context.Context, f *first) []control.Check {
 	check := func(name string, err error, ok, help string) control.Check {
 		if err != nil {
-			return control.Check{Name: name, Detail: err.Error(), Help: help}
+			return control.Check{Name: name, Detail: strings.ReplaceAll(err.Error(), "\n", "; "), Help: help}
 		}
 		return control.Check{Name: name, OK: true, Detail: ok}
 	}
