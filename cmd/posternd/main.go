@@ -24,6 +24,7 @@ import (
 	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/protocol/postgres"
 	"github.com/postern/postern/internal/relay/messages"
+	"github.com/postern/postern/internal/secret/source/file"
 	"github.com/postern/postern/internal/version"
 )
 
@@ -35,6 +36,9 @@ const usage = `posternd is Postern's daemon. It is started by systemd, or by han
   posternd --decide FILE [--catalog FILE]
                               say what it makes of statements; for
                               ` + "`postern policy`" + `
+  posternd --new-identity FILE
+                              make an age identity, where there is no such
+                              file, and print its public key
   posternd --version
 `
 
@@ -63,6 +67,7 @@ func run(args []string, out, errOut io.Writer) error {
 	check := flags.String("check", "", "")
 	decide := flags.String("decide", "", "")
 	catalog := flags.String("catalog", "", "")
+	identity := flags.String("new-identity", "", "")
 	showVersion := flags.Bool("version", false, "")
 	err := flags.Parse(args)
 	if err == nil && flags.NArg() > 0 {
@@ -75,7 +80,13 @@ func run(args []string, out, errOut io.Writer) error {
 	case err != nil:
 		return fmt.Errorf("%w; `posternd --help` lists the options", err)
 	case *showVersion:
-		_, err := fmt.Fprintln(out, "posternd", version.String())
+		_, err := fmt.Fprintf(out, "posternd %s\n%s\n", version.String(), version.Build())
+		return err
+	case *identity != "":
+		public, err := file.NewIdentity(*identity)
+		if err == nil {
+			_, err = fmt.Fprintln(out, public)
+		}
 		return err
 	case *check != "":
 		return checkOnly(*check, out, errOut)

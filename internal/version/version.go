@@ -2,6 +2,7 @@
 package version
 
 import (
+	"runtime"
 	"runtime/debug"
 	"strings"
 )
@@ -36,4 +37,28 @@ func Commit() string {
 		commit += "+"
 	}
 	return strings.TrimSpace(commit)
+}
+
+// Build is what it was built with, from which commit and when that was made,
+// for reports of bugs.
+func Build() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return runtime.Version()
+	}
+	set := map[string]string{}
+	for _, s := range info.Settings {
+		set[s.Key] = s.Value
+	}
+	out := info.GoVersion + " " + set["GOOS"] + "/" + set["GOARCH"]
+	if set["CGO_ENABLED"] == "1" {
+		out += " cgo"
+	}
+	if revision := set["vcs.revision"]; revision != "" {
+		out += "; commit " + revision + " of " + set["vcs.time"]
+		if set["vcs.modified"] == "true" {
+			out += ", changed"
+		}
+	}
+	return out
 }
