@@ -24,14 +24,14 @@ func (c *conn) session(ctx context.Context, client *wire.Conn, up engine.Upstrea
 	l, err := c.dial(ctx, up, c.decisions)
 	if err != nil {
 		c.Refuse(client, unreachable(err))
-		return err
+		return refusal(err)
 	}
 	defer l.conn.Close()
 	identity := c.scrubber(l)
 	cat, key, err := c.catalog(l, gate.Masked())
 	if err != nil {
 		c.Refuse(client, unreachable(err))
-		return err
+		return refusal(err)
 	}
 	codec := &codec{
 		gate: gate, catalog: cat, classifier: c.shared.classifier, session: c.env.Flow.Session,
@@ -71,6 +71,15 @@ func (c *conn) decideStartup(ctx context.Context, gate engine.Gate) *engine.Deni
 	}
 	x.End(engine.Outcome{})
 	return nil
+}
+
+// refusal is how a session ends whose upstream cannot be had: a denial, for its
+// record and the metrics, with the reason, for the log.
+func refusal(err error) error {
+	if d := unreachable(err); !errors.Is(err, d) {
+		return fmt.Errorf("%w: %w", d, err)
+	}
+	return err
 }
 
 // unreachable is what an agent is told of a failed login: which step, and
