@@ -10,7 +10,8 @@ import (
 	"testing"
 
 	"github.com/prometheus/prometheus/promql/parser"
-	"go.yaml.in/yaml/v3"
+
+	"github.com/postern/postern/test/dashboards/mixin"
 )
 
 const prometheusDir = "../../packaging/prometheus"
@@ -28,43 +29,11 @@ var (
 	templated = regexp.MustCompile(`\$labels\.(\w+)`)
 )
 
-// window is what Grafana's spans are in the tests.
-const window = "20s"
-
-// plain takes Grafana's variables out of an expression.
-func plain(expr string) string {
-	return strings.NewReplacer(`"$instance"`, `".+"`, `"$agent"`, `".*"`, `"$target"`, `".*"`,
-		"$__rate_interval", window, "$__range", "5m").Replace(expr)
-}
-
-// rule is one of Prometheus's files of rules.
-type rule struct {
-	Alert       string            `yaml:"alert"`
-	Record      string            `yaml:"record"`
-	Expr        string            `yaml:"expr"`
-	For         string            `yaml:"for"`
-	Labels      map[string]string `yaml:"labels"`
-	Annotations map[string]string `yaml:"annotations"`
-}
-
-func rules(t *testing.T) (all []rule) {
+func rules(t *testing.T) []mixin.Rule {
 	t.Helper()
-	for _, name := range []string{"rules.yaml", "alerts.yaml"} {
-		var file struct {
-			Groups []struct {
-				Name     string `yaml:"name"`
-				Interval string `yaml:"interval"`
-				Rules    []rule `yaml:"rules"`
-			} `yaml:"groups"`
-		}
-		d := yaml.NewDecoder(strings.NewReader(read(t, filepath.Join(prometheusDir, name))))
-		d.KnownFields(true)
-		if err := d.Decode(&file); err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		for _, g := range file.Groups {
-			all = append(all, g.Rules...)
-		}
+	all, err := mixin.Rules(filepath.Join(prometheusDir, "rules.yaml"), filepath.Join(prometheusDir, "alerts.yaml"))
+	if err != nil {
+		t.Fatal(err)
 	}
 	return all
 }
@@ -75,7 +44,7 @@ func expressions(t *testing.T) (all []expression) {
 	for _, d := range load(t) {
 		for _, p := range d.Panels() {
 			for _, q := range p.Queries {
-				e := expression{where: "panel " + d.File + ": " + p.Title, text: plain(q.Expr)}
+				e := expression{where: "panel " + d.File + ": " + p.Title, text: mixin.Plain(q.Expr, "5m", "6h")}
 				for _, m := range legend.FindAllStringSubmatch(q.Legend, -1) {
 					e.names = append(e.names, m[1])
 				}
