@@ -18,6 +18,7 @@ Usage: postern COMMAND [ARGUMENT…]
 
   setup, enforce          write a first configuration; end mode observe
   run                     launch an agent inside its policy cgroup
+  adopt, release          make a service of systemd an agent; undo it
   status, top             how everything is; what agents do now, live
   doctor, verify          what is missing here; try every way around the gateway
   approvals               what waits for a person

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -221,7 +222,7 @@ func (r *root) Close() error {
 	if r.pg != nil {
 		r.pg.Stop()
 	}
-	if _, err := os.Stat("/etc/postern/postern.yaml"); err != nil {
+	if _, err := os.Stat("/etc/postern/postern.yaml"); errors.Is(err, fs.ErrNotExist) {
 		return nil // nothing was attached
 	}
 	out, err := exec.Command("postern-guard", "detach").CombinedOutput()
