@@ -16,6 +16,7 @@ const rootHelp = `Run AI agents with placeholders instead of credentials, and se
 
 Usage: postern COMMAND [ARGUMENT…]
 
+  scan                    find credentials that agents hold today
   setup, enforce          write a first configuration; end mode observe
   run                     launch an agent inside its policy cgroup
   adopt, release          make a service of systemd an agent; undo it

@@ -63,7 +63,7 @@ func root(out *os.File) *cobra.Command {
 	cmd.PersistentFlags().BoolVar(&c.json, "json", false, "machine-readable output")
 	cmd.PersistentFlags().StringVar(&c.config, "config", config.DefaultFile, "the daemon's configuration")
 	cmd.AddCommand(
-		c.setupCommand(), c.enforceCommand(), c.runCommand(), c.adoptCommand(), c.releaseCommand(),
+		c.scanCommand(), c.setupCommand(), c.enforceCommand(), c.runCommand(), c.adoptCommand(), c.releaseCommand(),
 		c.statusCommand(), c.topCommand(), c.doctorCommand(), c.verifyCommand(), c.breakGlassCommand(),
 		c.approvalsCommand(), c.budgetsCommand(), c.decideCommand("approve"), c.decideCommand("deny"),
 		c.sessionsCommand(), c.replayCommand(), c.auditCommand(),

@@ -27,6 +27,7 @@ var rules = []rule{
 	{"internal/config", ""},
 	{"internal/identity", ""},
 	{"internal/version", ""},
+	{"internal/scan", ""},
 	{"internal/supervisor", ""},
 	{"internal/ca", ""},
 	{"internal/dns", ""},
