@@ -34,8 +34,7 @@ Usage: postern COMMAND [ARGUMENT…]
   completion, help        for shells; of one command
 
       --config FILE       the daemon's configuration
-      --json              machine-readable output
-      --version
+      --json, --version   machine-readable output; the version
 `
 
 // help is what --help prints of a command.

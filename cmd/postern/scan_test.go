@@ -50,7 +50,7 @@ func TestScanShowsNoValue(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n < 25 {
+	if n < 23 {
 		t.Fatalf("%d canaries", n)
 	}
 	args := []string{"scan", "--home", dir + "/home", "--proc", dir + "/proc", "--cgroup", "agents.slice/old"}
