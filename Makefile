@@ -106,6 +106,11 @@ dashboard-modules:
 dashboards: ## packaging/grafana/*.json, by source.yaml beside them
 	cd test/dashboards && go run ./generate ../../packaging/grafana
 
+.PHONY: pictures
+pictures: setup build dashboard-modules ## docs/pictures/dashboard-*.png, from a real daemon at work (as root, three minutes)
+	mkdir -p docs/pictures
+	cd test/dashboards && POSTERN_PICTURES=$(CURDIR)/docs/pictures go test -count=1 -run '^TestPictures$$' ./live
+
 # The whole system that test/boot boots; takes root the first time.
 .PHONY: rootfs
 rootfs:

@@ -125,6 +125,8 @@ def attempt(f):
 attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("203.0.113.2", 443)))
 attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
 attempt(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP))
+attempt(lambda: socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 262))
 attempt(lambda: socket.create_connection(("203.0.113.2", 443), 2).recv(1))
 attempt(lambda: socket.socket().bind(("0.0.0.0", 8080)))
 for name in ("example.com", "telemetry.example.net"):
