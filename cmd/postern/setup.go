@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/postern/postern/internal/config"
@@ -173,9 +174,7 @@ func (f *first) readSecret(in *bufio.Reader, person bool) ([]byte, error) {
 	var err error
 	switch {
 	case person:
-		fmt.Fprintf(os.Stderr, "Password of %s at %s (not shown): ", f.user, f.host)
-		secret, err = term.ReadPassword(int(os.Stdin.Fd()))
-		fmt.Fprintln(os.Stderr)
+		secret, err = typed(fmt.Sprintf("Password of %s at %s (not shown): ", f.user, f.host))
 	case !f.secretStdin:
 		return nil, errors.New("the secret is missing: --secret-stdin reads it from standard input")
 	default:
@@ -193,4 +192,24 @@ func (f *first) readSecret(in *bufio.Reader, person bool) ([]byte, error) {
 		return nil, errors.New("the placeholder is the secret: give the agent another one")
 	}
 	return secret, nil
+}
+
+// typed asks when the terminal shows nothing any more: who types fast would see
+// the beginning.
+func typed(question string) ([]byte, error) {
+	fd := int(os.Stdin.Fd())
+	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return nil, err
+	}
+	silent := *before
+	silent.Lflag &^= unix.ECHO
+	if err := unix.IoctlSetTermios(fd, unix.TCSETSF, &silent); err != nil {
+		return nil, err
+	}
+	defer unix.IoctlSetTermios(fd, unix.TCSETS, before) //nolint:errcheck // nothing is left to do
+	fmt.Fprint(os.Stderr, question)
+	secret, err := term.ReadPassword(fd)
+	fmt.Fprintln(os.Stderr)
+	return secret, err
 }

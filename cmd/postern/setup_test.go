@@ -15,6 +15,7 @@ import (
 	"time"
 
 	sealing "filippo.io/age"
+	"github.com/creack/pty"
 
 	"github.com/postern/postern/internal/config"
 )
@@ -223,5 +224,42 @@ func TestEnforce(t *testing.T) {
 	}
 	if _, _, err := withoutObserve([]byte("agents: [{name: a, mode: observe, until: 2126-03-31T18:00:00Z}]"), ""); err == nil || !strings.Contains(err.Error(), "by hand") {
 		t.Error(err)
+	}
+}
+
+// On a terminal it asks, and does not show the secret that is typed.
+func TestSetupAsks(t *testing.T) {
+	withDaemon(t)
+	dir := t.TempDir()
+	cmd := postern("--config", dir+"/postern.yaml", "setup", "--host", "db.internal", "--tls", "off", "--daemon-user", me(t), "--no-start")
+	f, err := pty.Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var all strings.Builder
+	until := func(what string) {
+		t.Helper()
+		b := make([]byte, 4096)
+		for !strings.Contains(all.String(), what) {
+			n, err := f.Read(b)
+			all.Write(b[:n])
+			if err != nil {
+				t.Fatalf("no %q before %v:\n%s", what, err, all.String())
+			}
+		}
+	}
+	for _, step := range [][2]string{{"real user: ", "rw"}, {"as the user): ", ""}, {"(not shown): ", canary}} {
+		until(step[0])
+		io.WriteString(f, step[1]+"\n")
+	}
+	until("next:")
+	io.Copy(&all, f) //nolint:errcheck // EIO is how a terminal ends
+	if err := cmd.Wait(); err != nil || strings.Contains(all.String(), canary) || !strings.Contains(all.String(), "at db.internal:5432") {
+		t.Errorf("%v\n%s", err, all.String())
+	}
+	cfg, problems := config.Load(dir + "/postern.yaml")
+	if cfg == nil || cfg.Targets[0].Credential.Database != "rw" {
+		t.Errorf("%v %+v", problems, cfg)
 	}
 }
