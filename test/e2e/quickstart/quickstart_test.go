@@ -180,6 +180,14 @@ id postern >/dev/null 2>&1 || useradd --system --home-dir /var/lib/postern --she
 id alice >/dev/null 2>&1 || useradd --create-home --home-dir /var/lib/alice alice
 install -d -m 700 -o postern -g postern /var/lib/postern
 install -d -o postern -g postern /run/postern
+[ -e /etc/postern/postern.yaml ] || install -m 644 %[2]s/../postern.yaml /etc/postern/
+if [ ! -e /etc/postern/identity.txt ]; then
+	posternd --new-identity /etc/postern/identity.txt
+	chown postern:postern /etc/postern/identity.txt
+fi
+systemctl start postern-attach.service
+systemctl start postern-guard.service
+systemctl restart posternd.service
 `, build, units)
 	return map[string]string{
 		"apt":  install,
