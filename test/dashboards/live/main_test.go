@@ -242,7 +242,11 @@ func (w *world) Close() error {
 		w.names.Stop()
 	}
 	if w.outside != nil {
-		errs = append(errs, w.outside.Close())
+		arrived, err := w.outside.Frames()
+		errs = append(errs, err, w.outside.Close())
+		if len(arrived) > 0 {
+			errs = append(errs, fmt.Errorf("packets arrived outside: %q", arrived))
+		}
 	}
 	if w.dir != "" {
 		errs = append(errs, os.RemoveAll(w.dir))
