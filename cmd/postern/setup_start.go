@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -168,7 +169,7 @@ func (c *cli) byHand(f *first) []string {
 
 // firstRun is a command that proves all of it.
 func (f *first) firstRun() string {
-	host, port, _ := strings.Cut(f.host, ":")
+	host, port, _ := net.SplitHostPort(f.host) // complete has seen to it
 	dsn := fmt.Sprintf("host=%s port=%s user=%s dbname=%s", host, port, f.asUser, f.asDatabase)
 	return fmt.Sprintf("PGPASSWORD=%s postern run --agent %s -- psql %s -c 'SELECT version()'", quoted(f.placeholder), quoted(f.agent), quoted(dsn))
 }

@@ -121,6 +121,10 @@ func (r *root) mounts() error {
 			return fmt.Errorf("%s: %w", over, err)
 		}
 	}
+	// An installation of the host's own does not count, and stays as it is below.
+	if err := errors.Join(os.RemoveAll("/etc/postern"), os.RemoveAll("/var/lib/postern")); err != nil {
+		return err
+	}
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=0755"); err != nil {
 		return err
 	}
@@ -230,6 +234,8 @@ func (r *root) Close() error {
 	if r.pg != nil {
 		r.pg.Stop()
 	}
+	defer os.Remove(r.dir)
+	defer unix.Unmount(r.dir, unix.MNT_DETACH)
 	if _, err := os.Stat("/etc/postern/postern.yaml"); errors.Is(err, fs.ErrNotExist) {
 		return nil // nothing was attached
 	}
