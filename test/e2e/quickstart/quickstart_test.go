@@ -326,3 +326,18 @@ func TestQuickstart(t *testing.T) {
 	out := here.shell(t, lines)
 	contains(t, out, "lets orders_rw in, by its real credential", "Ada", "redacted", "nothing is enforced for 24h", "UPDATE 1", "enforced from now on: planner", "deny", "update")
 }
+
+// TestWrongPassword: setup says that the database does not let it in, and ends
+// with a status that a script notices.
+func TestWrongPassword(t *testing.T) {
+	here.shell(t, []string{"sudo apt install ./postern_*.deb"})
+	cmd := exec.Command("/usr/bin/postern", "setup", "--force", "--host", "orders-db.internal:5432", "--upstream-user", "orders_rw",
+		"--upstream-database", "shop", "--ca", filepath.Join(here.dir, "home", "corp-ca.pem"), "--secret-stdin")
+	cmd.Stdin = strings.NewReader("wrong-" + password)
+	cmd.Env = append(os.Environ(), "PATH=/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin")
+	out, err := cmd.CombinedOutput()
+	if err == nil || strings.Contains(string(out), password) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	contains(t, string(out), "is closed by", "FAIL  login: no login to orders-db", "password authentication failed")
+}
