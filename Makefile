@@ -138,6 +138,10 @@ test-dashboards: setup ## dashboards, rules and alerts, against a real Prometheu
 test-kernels: setup ## the kernel programs, and the ways around them, on Linux 5.10, 6.1, 6.12 and the newest, and a reboot, in QEMU (as root)
 	@$(REPORT) $(KERNELS)
 
+.PHONY: test-package
+test-package: setup ## the packages in whole machines in QEMU, on each kernel: install, upgrade under load, remove, purge; and by rpm (as root, 30 minutes)
+	@$(REPORT) -step 'make package' -step 'make kernels' -step 'make rootfs' '. -count=1 -tags=qemu -timeout=90m ./test/package'
+
 .PHONY: fuzz
 fuzz: ## every fuzz target, FUZZTIME (20s) each
 	@$(REPORT) -fuzz $(FUZZTIME) '. ./...' $(foreach m,$(MODULES),'$m ./...')
