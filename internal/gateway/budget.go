@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/postern/postern/internal/budget"
 	"github.com/postern/postern/internal/engine"
@@ -112,8 +114,9 @@ type Standing struct {
 // Budgets says how every agent stands, in the order of the policies.
 func (g *Gateway) Budgets() []Standing {
 	var out []Standing
-	for name, a := range g.setup.Load().Agents {
-		for _, s := range g.Ledger.Account(name, "*", limitsOf(a.Budgets)).Standings() {
+	agents := g.setup.Load().Agents
+	for _, name := range slices.Sorted(maps.Keys(agents)) {
+		for _, s := range g.Ledger.Account(name, "*", limitsOf(agents[name].Budgets)).Standings() {
 			out = append(out, Standing{name, s})
 		}
 	}

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -91,8 +92,10 @@ func TestBudgetWhileObserving(t *testing.T) {
 		for range 3 {
 			c.asks("read a", "ok read a")
 		}
-		if used := w.gateway.Budgets()[0].Used; w.gateway.Budgets()[0].Agent == "planner" && used[budget.Statements] != 3 {
-			t.Errorf("%v", used)
+		standings := w.gateway.Budgets()
+		i := slices.IndexFunc(standings, func(s Standing) bool { return s.Agent == "planner" })
+		if i < 0 || standings[i].Used[budget.Statements] != 3 {
+			t.Errorf("%+v", standings)
 		}
 		c.conn.Close()
 		w.recorded("s1", "opened planner orders", "intent app", "request 1 read a", "verdict 1 allow reads", "outcome 1 ok",

@@ -180,6 +180,9 @@ func TestUpstreamUnreachable(t *testing.T) {
 	if got := <-told; got != "the upstream cannot be reached" {
 		t.Error("the protocol is told", got)
 	}
+	if line := `postern_upstream_dial_failures_total{target="orders"} 1`; !strings.Contains(w.exported(), line) {
+		t.Error("not exported:", line)
+	}
 	if !strings.Contains(last, "which is loopback") {
 		t.Error("a name that resolves to loopback was dialled:", last)
 	}

@@ -55,6 +55,7 @@ func New(o Options, setup *Setup) *Gateway {
 		g.Ledger = budget.NewLedger(o.Now)
 	}
 	g.setup.Store(setup)
+	g.Metrics.targets(setup)
 	return g
 }
 
@@ -136,6 +137,7 @@ func (g *Gateway) all() []*session {
 func (g *Gateway) Reload(setup *Setup) (ended int) {
 	setup.Generation = g.setup.Load().Generation + 1
 	g.setup.Store(setup)
+	g.Metrics.targets(setup)
 	return g.endSessions(func(s *session) *engine.Denial { return s.outdated(setup) })
 }
 

@@ -25,6 +25,7 @@ type Metrics struct {
 	unclaimed      prometheus.Counter
 	refused        prometheus.Counter
 	auditErrors    prometheus.Counter
+	dialFailures   *prometheus.CounterVec
 	deniedSessions *prometheus.CounterVec // reason
 	budgets        *prometheus.CounterVec // agent, budget, action
 
@@ -66,6 +67,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "postern_approval_wait_seconds", Help: "How long requests waited for a person.",
 			Buckets: []float64{1, 5, 15, 30, 60, 120, 300, 600, 1800},
 		}, []string{"target"}),
+		dialFailures:   counter("upstream_dial_failures_total", "Dials of a target that failed.", "target"),
 		deniedSessions: counter("sessions_denied_total", "Sessions refused as a whole, by the kind of denial.", "reason"),
 		budgets:        counter("budget_decisions_total", "Requests that a budget decided, by what it did to them.", "agent", "budget", "action"),
 		hot:            map[string]*targetMetrics{},
@@ -79,11 +81,21 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m.refused = single("connections_refused_total", "Connections that no session could be begun for.")
 	m.auditErrors = single("audit_write_errors_total", "Events that could not be put on record; what they were about was denied.")
 	r.MustRegister(m.sessions, m.active, m.requests, m.duration, m.bytes, m.maskedValues, m.placeholders, m.swapped,
-		m.approvalWait, m.deniedSessions, m.budgets, m.unclaimed, m.refused, m.auditErrors)
+		m.approvalWait, m.dialFailures, m.deniedSessions, m.budgets, m.unclaimed, m.refused, m.auditErrors)
 	for _, kind := range []string{"column", "derived", "detected", "secret"} {
 		m.kinds[kind] = m.maskedValues.WithLabelValues(kind).Inc
 	}
 	return m
+}
+
+// targets begins the counters of targets at nothing, so that their first event is
+// an increase.
+func (m *Metrics) targets(s *Setup) {
+	for _, t := range s.Targets {
+		for _, c := range []*prometheus.CounterVec{m.dialFailures, m.placeholders, m.swapped} {
+			c.WithLabelValues(t.Name)
+		}
+	}
 }
 
 func labels(s *session) []string {

@@ -31,6 +31,7 @@ func TestMetrics(t *testing.T) {
 	r := prometheus.NewPedanticRegistry()
 	m := NewMetrics(r)
 	s := &session{target: &Target{Name: "orders", Protocol: engine.Protocol{Name: "lines"}}, flow: engine.Flow{Agent: "planner"}}
+	m.targets(&Setup{Targets: []*Target{s.target}})
 	m.began(s)
 	m.allowed(s)
 	m.denied(s, &engine.Denial{})

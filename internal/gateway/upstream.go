@@ -70,7 +70,11 @@ func (g *Gateway) dial(ctx context.Context, t *Target, host HostPort) (netip.Add
 	if t.Dial != nil {
 		host = *t.Dial
 	}
-	return g.Dialer.Dial(ctx, host.Host, host.Port, t.forbidden)
+	address, conn, err := g.Dialer.Dial(ctx, host.Host, host.Port, t.forbidden)
+	if err != nil {
+		g.Metrics.dialFailures.WithLabelValues(t.Name).Inc()
+	}
+	return address, conn, err
 }
 
 // HostPort is an address as a target lists it.
