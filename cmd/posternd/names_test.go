@@ -120,7 +120,7 @@ func TestNamesOfAnAgent(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	setup := &gateway.Setup{Names: table, Targets: []*gateway.Target{{Name: "a", Real: true, Hosts: []gateway.HostPort{{Host: "a.internal", Port: 5432}}}}}
 	d := &daemon{log: log, metrics: metrics.New(prometheus.NewRegistry(), metrics.Sources{})}
-	d.gateway = gateway.New(gateway.Options{Dialer: dial.Dialer{
+	d.gateway = gateway.New(gateway.Options{Metrics: gateway.NewMetrics(prometheus.NewRegistry()), Dialer: dial.Dialer{
 		Lookup: func(_ context.Context, network, name string) ([]netip.Addr, error) {
 			if name == "inside.internal." {
 				return []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("169.254.169.254")}, nil
