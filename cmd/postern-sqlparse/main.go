@@ -15,6 +15,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -58,7 +59,9 @@ func enter() error {
 		return fmt.Errorf("capabilities: %w", err)
 	}
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return fmt.Errorf("descriptors: %w", err)
+		if err := closeOnExec(); err != nil {
+			return fmt.Errorf("descriptors: %w", err)
+		}
 	}
 	for _, l := range []struct {
 		resource int
@@ -69,6 +72,20 @@ func enter() error {
 		}
 	}
 	return fmt.Errorf("execute itself: %w", unix.Exec("/proc/self/exe", []string{os.Args[0], marker}, nil))
+}
+
+// closeOnExec is for Linux before 5.11, whose close_range(2) has not the flag.
+func closeOnExec() error {
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range open {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
 }
 
 // dropCapabilities gives up what the daemon's own may have handed down: an
