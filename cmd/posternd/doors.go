@@ -359,7 +359,7 @@ func (o *doors) hear(n guard.News) {
 		}
 	case n.Again:
 		if err := o.follow(o.daemon.config()); err != nil {
-			o.daemon.log.Error("after a cgroup was made anew", "error", err)
+			o.daemon.log.Error("after the policy root was made anew", "error", err)
 		}
 	}
 }

@@ -97,60 +97,6 @@ func TestAnchorKeepsTheRoot(t *testing.T) {
 // cgroups are there again, and the daemon hears of it.
 func TestRootMadeAnewIsClosedAgain(t *testing.T) {
 	o := newRoot(t)
-	news := attended(t, o)
-	before := redirect.StatusOf(o).CgroupID
-	if err := Weigh(o.Cgroup); err != nil {
-		t.Fatal(err)
-	}
-	unix.Rmdir(filepath.Join(o.Cgroup, "planner"))
-	if err := unix.Rmdir(o.Cgroup); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(o.Cgroup, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "closed again", func() error {
-		st := redirect.StatusOf(o)
-		if len(st.Problems) > 0 {
-			return errors.New(st.Problems[0].String())
-		}
-		if st.CgroupID == before {
-			return errors.New("it is the same cgroup")
-		}
-		_, err := os.Stat(filepath.Join(o.Cgroup, "planner"))
-		return err
-	})
-	toldAgain(t, news)
-}
-
-// An agent's slice that stops and starts has a cgroup with another id: the
-// daemon hears of it, or the agent would get nowhere.
-func TestAgentsCgroupMadeAnewIsTold(t *testing.T) {
-	o := newRoot(t)
-	news := attended(t, o)
-	planner := filepath.Join(o.Cgroup, "planner")
-	var told bool
-	eventually(t, "the daemon is told", func() error {
-		unix.Rmdir(planner) //nolint:errcheck // it is not there at first
-		if err := os.Mkdir(planner, 0o755); err != nil {
-			return err
-		}
-		select {
-		case n := <-news:
-			told = n.Again
-			return nil
-		case <-time.After(100 * time.Millisecond): // the guard may not watch yet
-			return errors.New("no news")
-		}
-	})
-	if !told {
-		t.Error("the daemon was told something else")
-	}
-}
-
-// attended is what a guard of the agent planner tells a daemon.
-func attended(t *testing.T, o redirect.Options) <-chan News {
-	t.Helper()
 	dir := t.TempDir()
 	config := filepath.Join(dir, "postern.yaml")
 	text := fmt.Sprintf("root: %s\nstate_dir: %s\nagents: [{name: planner, cgroup: %[1]s/planner, policy: p}]\npolicies: [{name: p}]\n",
@@ -180,19 +126,28 @@ func attended(t *testing.T, o redirect.Options) <-chan News {
 		}
 		return nil
 	})
-	t.Cleanup(func() {
-		stop()
-		for range 2 {
-			if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
-				t.Error(err)
-			}
+	before := redirect.StatusOf(o).CgroupID
+	if err := Weigh(o.Cgroup); err != nil {
+		t.Fatal(err)
+	}
+	unix.Rmdir(filepath.Join(o.Cgroup, "planner"))
+	if err := unix.Rmdir(o.Cgroup); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(o.Cgroup, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "closed again", func() error {
+		st := redirect.StatusOf(o)
+		if len(st.Problems) > 0 {
+			return errors.New(st.Problems[0].String())
 		}
+		if st.CgroupID == before {
+			return errors.New("it is the same cgroup")
+		}
+		_, err := os.Stat(filepath.Join(o.Cgroup, "planner"))
+		return err
 	})
-	return news
-}
-
-func toldAgain(t *testing.T, news <-chan News) {
-	t.Helper()
 	select {
 	case n := <-news:
 		if !n.Again {
@@ -200,5 +155,11 @@ func toldAgain(t *testing.T, news <-chan News) {
 		}
 	case <-time.After(5 * time.Second):
 		t.Error("the daemon was not told")
+	}
+	stop()
+	for range 2 {
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -102,20 +101,9 @@ func (w *watch) run(ctx context.Context) error {
 			}
 			if made == root || strings.HasPrefix(made, root+"/") {
 				w.addAll(fd, made)
-				w.madeAnew(made)
 				w.look(ctx, &looking, made)
 			}
 		}
-	}
-}
-
-// madeAnew tells the daemons when the cgroup of an agent has another id, for
-// until they know it what runs there gets nowhere: systemd removes that of a
-// slice when it stops. One above may have been made together with it.
-func (w *watch) madeAnew(dir string) {
-	made := strings.TrimPrefix(dir, w.server.mount+"/")
-	if slices.ContainsFunc(w.agents(), func(a config.Agent) bool { return a.Cgroup == made || strings.HasPrefix(a.Cgroup, made+"/") }) {
-		w.server.doors.again()
 	}
 }
 
