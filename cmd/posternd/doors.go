@@ -51,6 +51,8 @@ type doors struct {
 	cgroups *identity.Cgroups
 
 	containers *containers
+	work       sync.WaitGroup
+	following  atomic.Bool // anew waits for a reload to end
 	mu         sync.Mutex
 	residents  map[string]*resident // by agent
 	open       map[doorKey]*door
@@ -291,6 +293,7 @@ func (o *doors) tidy(cfg *config.Config) error {
 // attend is the daemon's life line to the guard, made again when it breaks,
 // until ctx ends.
 func (o *doors) attend(ctx context.Context) {
+	defer o.work.Wait()
 	for first := true; ctx.Err() == nil; first = false {
 		if !first {
 			o.comeBack()
@@ -312,7 +315,8 @@ func (o *doors) attend(ctx context.Context) {
 	}
 }
 
-// comeBack gives a guard that was started anew the listeners that are open.
+// comeBack gives a guard that was started anew the listeners that are open, and
+// looks whether what it did not see changed the agents' cgroups.
 func (o *doors) comeBack() {
 	o.mu.Lock()
 	var open []*door
@@ -332,6 +336,7 @@ func (o *doors) comeBack() {
 			o.daemon.log.Error("the guard does not keep a listener", "agent", d.agent, "error", err)
 		}
 	}
+	o.anew()
 }
 
 // hear acts on what the guard tells.
@@ -358,10 +363,31 @@ func (o *doors) hear(n guard.News) {
 			go d.close()
 		}
 	case n.Again:
-		if err := o.follow(o.daemon.config()); err != nil {
-			o.daemon.log.Error("after the policy root was made anew", "error", err)
-		}
+		o.anew()
 	}
+}
+
+// anew follows the configuration in force, whose cgroups may have other ids than
+// the doors know. It does not keep who tells waiting.
+func (o *doors) anew() {
+	if !o.following.CompareAndSwap(false, true) {
+		return
+	}
+	o.work.Go(func() {
+		if err := o.followInForce(func() { o.following.Store(false) }); err != nil && o.ctx.Err() == nil {
+			o.daemon.log.Error("after a cgroup was made anew", "error", err)
+		}
+	})
+}
+
+// followInForce follows the configuration in force, but not while another one is
+// put in force: that would take out again what only the new one has. It calls
+// began when it may.
+func (o *doors) followInForce(began func()) error {
+	o.daemon.reloading.Lock()
+	defer o.daemon.reloading.Unlock()
+	began()
+	return o.follow(o.daemon.config())
 }
 
 func (o *doors) residentOf(policy uint32) *resident {

@@ -163,7 +163,7 @@ type News struct {
 	Door   *redirect.Door // a listener somewhere else than at home
 	Files  []*os.File     // its sockets, the receiver's to close
 	Closed *redirect.Door // the agent is there no longer
-	Again  bool           // the policy root was made anew: agents' cgroups have other ids
+	Again  bool           // cgroups of agents were made anew, and have other ids
 }
 
 // Attend is the daemon's life line: while it lasts the guard keeps listeners

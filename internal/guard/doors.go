@@ -253,7 +253,7 @@ func (d *doors) say(conn *net.UnixConn, r reply, files ...*os.File) {
 	}
 }
 
-// again tells the daemons that the policy root was made anew.
+// again tells the daemons that cgroups of agents were made anew.
 func (d *doors) again() {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -63,6 +63,7 @@ type Server struct {
 	mount        string // of cgroup v2
 	kernel       *redirect.Kernel
 	doors        *doors
+	cgroups      cgroupIDs
 	slots        chan struct{}
 	runs         sync.WaitGroup
 	closing      sync.Mutex // held while the root is being closed again
@@ -180,6 +181,7 @@ func (s *Server) answer(ctx context.Context, conn *net.UnixConn, peer *identity.
 		if err != nil {
 			return err
 		}
+		s.cgroups.set(q.Cgroup, id)
 		return writeReply(conn, reply{CgroupID: id})
 	case q.Op == opAttend:
 		defer context.AfterFunc(ctx, func() { conn.Close() })()

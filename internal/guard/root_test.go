@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -97,35 +98,7 @@ func TestAnchorKeepsTheRoot(t *testing.T) {
 // cgroups are there again, and the daemon hears of it.
 func TestRootMadeAnewIsClosedAgain(t *testing.T) {
 	o := newRoot(t)
-	dir := t.TempDir()
-	config := filepath.Join(dir, "postern.yaml")
-	text := fmt.Sprintf("root: %s\nstate_dir: %s\nagents: [{name: planner, cgroup: %[1]s/planner, policy: p}]\npolicies: [{name: p}]\n",
-		filepath.Base(o.Cgroup), dir)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s, err := New(Options{Log: slog.New(slog.DiscardHandler), Config: config, Redirect: o})
-	if err != nil {
-		t.Fatal(err)
-	}
-	socket := filepath.Join(dir, "guard.sock")
-	l, err := Listen(socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	done := make(chan error, 2)
-	go func() { done <- s.Serve(ctx, l) }()
-	news := make(chan News, 4)
-	go func() { done <- Client{Socket: socket}.Attend(ctx, func(n News) { news <- n }) }()
-	eventually(t, "the daemon attends", func() error {
-		s.doors.mu.Lock()
-		defer s.doors.mu.Unlock()
-		if len(s.doors.daemons) == 0 {
-			return errors.New("nobody")
-		}
-		return nil
-	})
+	_, news := attended(t, o)
 	before := redirect.StatusOf(o).CgroupID
 	if err := Weigh(o.Cgroup); err != nil {
 		t.Fatal(err)
@@ -148,6 +121,98 @@ func TestRootMadeAnewIsClosedAgain(t *testing.T) {
 		_, err := os.Stat(filepath.Join(o.Cgroup, "planner"))
 		return err
 	})
+	toldAgain(t, news)
+}
+
+// An agent's slice that stops and starts has a cgroup with another id: the
+// daemon hears of it until it has asked, or the agent would get nowhere. One that
+// it had made tells it nothing.
+func TestAgentsCgroupMadeAnewIsTold(t *testing.T) {
+	o := newRoot(t)
+	client, news := attended(t, o)
+	mount, err := identity.CgroupMount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	planner := filepath.Join(o.Cgroup, "planner")
+	ask := func() uint64 {
+		id, err := client.Cgroup(context.Background(), strings.TrimPrefix(planner, mount+"/"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	quiet := func() {
+		t.Helper()
+		for len(news) > 0 {
+			<-news
+		}
+		time.Sleep(checkInterval + checkInterval/2)
+		if n := len(news); n > 0 {
+			t.Errorf("%d news", n)
+		}
+	}
+	before := ask()
+	quiet()
+	if err := unix.Rmdir(planner); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(planner, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	toldAgain(t, news)
+	toldAgain(t, news)
+	if now := ask(); now == before {
+		t.Errorf("it has the id %d as before", now)
+	}
+	quiet()
+}
+
+// attended is a guard of the agent planner, and what it tells a daemon.
+func attended(t *testing.T, o redirect.Options) (Client, <-chan News) {
+	t.Helper()
+	dir := t.TempDir()
+	config := filepath.Join(dir, "postern.yaml")
+	text := fmt.Sprintf("root: %s\nstate_dir: %s\nagents: [{name: planner, cgroup: %[1]s/planner, policy: p}]\npolicies: [{name: p}]\n",
+		filepath.Base(o.Cgroup), dir)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(Options{Log: slog.New(slog.DiscardHandler), Config: config, Redirect: o})
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "guard.sock")
+	l, err := Listen(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 2)
+	go func() { done <- s.Serve(ctx, l) }()
+	news := make(chan News, 64)
+	go func() { done <- Client{Socket: socket}.Attend(ctx, func(n News) { news <- n }) }()
+	eventually(t, "the daemon attends", func() error {
+		s.doors.mu.Lock()
+		defer s.doors.mu.Unlock()
+		if len(s.doors.daemons) == 0 {
+			return errors.New("nobody")
+		}
+		return nil
+	})
+	t.Cleanup(func() {
+		stop()
+		for range 2 {
+			if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		}
+	})
+	return Client{Socket: socket}, news
+}
+
+func toldAgain(t *testing.T, news <-chan News) {
+	t.Helper()
 	select {
 	case n := <-news:
 		if !n.Again {
@@ -155,11 +220,5 @@ func TestRootMadeAnewIsClosedAgain(t *testing.T) {
 		}
 	case <-time.After(5 * time.Second):
 		t.Error("the daemon was not told")
-	}
-	stop()
-	for range 2 {
-		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
-			t.Error(err)
-		}
 	}
 }

@@ -78,6 +78,7 @@ func (w *watch) run(ctx context.Context) error {
 				return
 			case <-tick.C:
 				w.server.ensureClosed()
+				w.tellAnew(root)
 				err := w.cover(root, map[place]bool{})
 				if err != nil && err.Error() != last {
 					w.server.Log.Warn("no listener where an agent is", "error", err)
@@ -101,9 +102,20 @@ func (w *watch) run(ctx context.Context) error {
 			}
 			if made == root || strings.HasPrefix(made, root+"/") {
 				w.addAll(fd, made)
+				w.tellAnew(made)
 				w.look(ctx, &looking, made)
 			}
 		}
+	}
+}
+
+// tellAnew tells the daemons when the cgroup of an agent in dir or below has
+// another id than they were told: systemd removes that of a slice when it stops,
+// and until they know the new one what runs there gets nowhere. It is said again
+// until they have asked.
+func (w *watch) tellAnew(dir string) {
+	if w.server.cgroups.stale(w.server.mount, strings.TrimPrefix(dir, w.server.mount+"/"), w.agents()) {
+		w.server.doors.again()
 	}
 }
 

@@ -85,7 +85,7 @@ type reply struct {
 	Closed  *redirect.Door       `json:"closed,omitempty"` // a listener that is no longer
 	// Container is what a cgroup is of; nil: of none.
 	Container *identity.Container `json:"container,omitempty"`
-	Again     bool                `json:"again,omitempty"` // the policy root was made anew
+	Again     bool                `json:"again,omitempty"` // cgroups of agents were made anew
 }
 
 // signal is what a client of a run sends while it runs.

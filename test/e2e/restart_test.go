@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/postern/postern/internal/identity"
 	"github.com/postern/postern/test/servers"
 )
 
@@ -104,4 +105,38 @@ func eventually(t *testing.T, f func() error) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
+}
+
+// TestAgentsCgroupMadeAnew: systemd removes the cgroup of an agent's slice when
+// it stops. What is started in the new one reaches its targets without a reload,
+// with the guard there or started meanwhile.
+func TestAgentsCgroupMadeAnew(t *testing.T) {
+	w := theWorld
+	mount, err := identity.CgroupMount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	works := func() error {
+		out, err := w.psql("reader", "orders", "SELECT 'let in' FROM orders WHERE id = 1")
+		if err != nil || !strings.Contains(out, "let in") {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	}
+	anew := func() {
+		t.Helper()
+		servers.RemoveCgroups(filepath.Join(mount, w.postern.Root, "reader"))
+		if err := os.Mkdir(filepath.Join(mount, w.postern.Root, "reader"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, works)
+	anew()
+	eventually(t, works)
+	w.postern.StopGuard(syscall.SIGTERM)
+	anew()
+	if err := w.postern.StartGuard(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, works)
 }
