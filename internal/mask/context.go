@@ -61,14 +61,29 @@ func (s *Scanner) scan(named *context, room []Hit, value []byte) []Hit {
 	if named != nil {
 		c.name = named.name
 		if named.holds(value) {
-			return append(room, Hit{0, len(value), named.secret, nil})
+			return append(room, Hit{End: len(value), Detector: named.secret})
 		}
 		for _, n := range named.custom {
 			c.window(n, 0, min(len(value), s.custom.list[n].After))
 		}
 	}
-	for at := s.block(&c, 0, first); at < len(value); {
-		at = s.block(&c, at, s.triggersIn(value[at:min(len(value), at+blockSize)]))
+	return s.run(&c, first)
+}
+
+// scanLines is Scan for lines of which each is to be searched as if the next had
+// not come yet. The hits are appended to room.
+func (s *Scanner) scanLines(room []Hit, lines []byte) []Hit {
+	c := cursor{v: lines, groups: s.groups, hits: room, lines: true}
+	if s.custom != nil {
+		c.custom = &search{customs: s.custom}
+	}
+	return s.run(&c, s.triggersIn(lines[:min(len(lines), blockSize)]))
+}
+
+// run searches it all; first is what triggers there are in the first block.
+func (s *Scanner) run(c *cursor, first uint64) []Hit {
+	for at := s.block(c, 0, first); at < len(c.v); {
+		at = s.block(c, at, s.triggersIn(c.v[at:min(len(c.v), at+blockSize)]))
 	}
 	if c.custom != nil {
 		return c.joined()

@@ -142,8 +142,22 @@ func (c *cursor) anchor(i int) {
 			continue
 		}
 		d := &c.custom.list[a.custom]
-		c.window(a.custom, max(0, start-d.Before), min(len(c.v), start+len(a.text)+d.After))
+		from, to := c.within(start, start+len(a.text), d.Before, d.After)
+		c.window(a.custom, from, to)
 	}
+}
+
+// within is what is around a place: so far before and behind it as it is said,
+// and as the line goes.
+func (c *cursor) within(start, end, before, behind int) (from, to int) {
+	from, to = max(0, start-before), min(len(c.v), end+behind)
+	if c.lines {
+		from += bytes.LastIndexByte(c.v[from:start], '\n') + 1
+		if n := bytes.IndexByte(c.v[end:to], '\n'); n >= 0 {
+			to = end + n
+		}
+	}
+	return from, to
 }
 
 func (c *cursor) window(custom, start, end int) {
@@ -173,7 +187,7 @@ func (c *cursor) search(custom int) {
 		}
 		from, to = r.start+from, r.start+to
 		if from < to && !stated(c.v[from:to]) && (d.Check == nil || d.Check(c.v[from:to])) {
-			c.custom.found = append(c.custom.found, Hit{from, to, d.Name, d})
+			c.custom.found = append(c.custom.found, Hit{Start: from, End: to, Detector: d.Name, custom: d})
 		}
 	}
 }

@@ -29,7 +29,7 @@ type Known struct{ Secret, Placeholder []byte }
 // secrets.
 //
 // It works on whole values: a secret that is split over two of them it does not
-// see.
+// see; a Stream does.
 type Matcher struct {
 	patterns []pattern
 	// Wu and Manber's shift table: by the hash of the two bytes that end a
@@ -37,6 +37,8 @@ type Matcher struct {
 	// the shortest pattern; of the others only the first min bytes count.
 	shift [1 << shiftBits]uint8
 	min   int
+	max   int       // the length of the longest
+	first [256]bool // bytes that a pattern begins with
 }
 
 type pattern struct {
@@ -64,7 +66,7 @@ func NewKnown(list []Known) (m *Matcher, weak []int) {
 			weak = append(weak, i)
 			continue
 		}
-		for _, p := range forms(k) {
+		for _, p := range append(forms(k), lineForms(k.Secret)...) {
 			if !seen[string(p.text)] {
 				seen[string(p.text)] = true
 				m.patterns = append(m.patterns, p)
@@ -81,7 +83,8 @@ func (m *Matcher) index() {
 	}
 	m.min = 1 << 7
 	for _, p := range m.patterns {
-		m.min = min(m.min, len(p.text))
+		m.min, m.max = min(m.min, len(p.text)), max(m.max, len(p.text))
+		m.first[p.text[0]] = true
 	}
 	for i := range m.shift {
 		m.shift[i] = uint8(m.min - 1)
@@ -163,6 +166,21 @@ func forms(k Known) []pattern {
 	for _, a := range []*base64Alphabet{standard, urlSafe} {
 		for offset := range 3 {
 			list = append(list, a.pattern(k.Secret, fill, offset))
+		}
+	}
+	return list
+}
+
+// lineForms are the long lines of a secret of several, such as a key in PEM,
+// each of which is one by itself: a terminal ends lines in its own way.
+func lineForms(secret []byte) (list []pattern) {
+	const long = 24
+	if bytes.IndexByte(bytes.TrimSpace(secret), '\n') < 0 {
+		return nil
+	}
+	for line := range bytes.Lines(secret) {
+		if line = bytes.TrimSpace(line); len(line) >= long && !bytes.HasPrefix(line, []byte("-----")) {
+			list = append(list, pattern{text: bytes.Clone(line), replace: []byte("redacted")})
 		}
 	}
 	return list

@@ -112,6 +112,25 @@ func FuzzKnown(f *testing.F) {
 	})
 }
 
+// Of a key the lines are known, too, however they end.
+func TestKnownLines(t *testing.T) {
+	key := "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAA\nQyNTUxOQAAACDkd4mBxX0Y4Lq1b8Jz3m8wAA\nAAAE\n-----END OPENSSH PRIVATE KEY-----\n"
+	m, weak := NewKnown([]Known{{[]byte(key), []byte("placeholder")}})
+	if weak != nil {
+		t.Fatal("a key is weak")
+	}
+	for in, want := range map[string]string{
+		key: "placeholder",
+		"1 QyNTUxOQAAACDkd4mBxX0Y4Lq1b8Jz3m8wAA\r\n": "1 redacted\r\n",
+		"-----BEGIN OPENSSH PRIVATE KEY-----":        "-----BEGIN OPENSSH PRIVATE KEY-----",
+		"AAAE":                                       "AAAE",
+	} {
+		if out, _ := m.Mask(nil, []byte(in)); string(out) != want {
+			t.Errorf("%q became %q", in, out)
+		}
+	}
+}
+
 func BenchmarkKnown(b *testing.B) {
 	m, _ := NewKnown([]Known{known, {[]byte("another S3cr3t"), []byte("placeholder")}})
 	for name, piece := range map[string]string{

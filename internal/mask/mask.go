@@ -1,15 +1,16 @@
 // Package mask replaces values that an agent must not see.
 //
-// There are three ways, all pure functions of the bytes and a key. For masks
+// There are four ways, none of which has I/O or a clock. For masks
 // whole values of columns that the policy names, keeping to the type of the
 // column so that clients still decode them. A Scanner finds secrets and
 // personal data inside any text (Detect wraps it for columns). A Matcher finds
-// the very secrets that the gateway uses, should an upstream send them back.
+// the very secrets that the gateway uses, should an upstream send them back. A
+// Stream does both in bytes that come in pieces of any size, such as what a
+// terminal shows.
 //
 // Which column is masked, and that nothing passes unmasked, is the caller's
-// business; so is a value that arrives in pieces. Masking is a display control:
-// what an agent may compute from a column it learns. Start with For, Detect and
-// NewKnown.
+// business. Masking is a display control: what an agent may compute from a column
+// it learns. Start with For, Detect, NewKnown and NewStream.
 package mask
 
 import (

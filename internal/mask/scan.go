@@ -16,6 +16,7 @@ type Hit struct {
 	Detector   string // such as "github-token"
 
 	custom *Custom // nil for those that are built in
+	known  []byte  // of a known secret in a stream: what it becomes
 }
 
 // A detector looks at one byte that may belong to a find, the trigger, and
@@ -120,6 +121,7 @@ type cursor struct {
 	dottedEnd  int     // the same with dots
 	dottedLast int     // the same without those at its end
 	custom     *search // nil when no detectors are configured
+	lines      bool    // nothing that is found goes on behind its line, nor depends on what comes there
 }
 
 // at looks at a trigger and returns where to go on.
@@ -206,7 +208,7 @@ func (c *cursor) hit(start, end int, detector string) int {
 		start, last = min(start, c.hits[from].Start), max(last, c.hits[from].End)
 		detector = c.hits[from].Detector
 	}
-	c.hits = slices.Replace(c.hits, from, to, Hit{start, last, detector, nil})
+	c.hits = slices.Replace(c.hits, from, to, Hit{Start: start, End: last, Detector: detector})
 	return last
 }
 

@@ -36,19 +36,25 @@ const pemBegin = "-----BEGIN "
 // pem looks at the first dash of -----BEGIN … PRIVATE KEY-----.
 func (c *cursor) pem(i int) int {
 	const begin, end = pemBegin, "-----END "
-	head := c.v[i+len(begin) : min(len(c.v), i+len(begin)+64)]
+	_, limit := c.within(i, i, 0, len(begin)+64)
+	head := c.v[min(i+len(begin), limit):limit]
 	key := bytes.Index(head, []byte("PRIVATE KEY"))
 	if key < 0 || bytes.Contains(head[:key], []byte("-----")) {
 		return i + len(begin)
 	}
 	body := i + len(begin) + key
-	rest := c.v[body:min(len(c.v), body+maxPEM)]
+	_, limit = c.within(body, body, 0, maxPEM)
+	rest := c.v[body:limit]
 	at := bytes.Index(rest, []byte(end))
 	if at < 0 {
+		if c.lines {
+			rest = bytes.TrimSuffix(rest, []byte("\r"))
+		}
 		return c.hit(i, body+len(rest), "private-key") // cut off, but a key
 	}
 	stop := body + at + len(end)
-	if n := bytes.Index(c.v[stop:min(len(c.v), stop+64)], []byte("-----")); n >= 0 {
+	_, limit = c.within(stop, stop, 0, 64)
+	if n := bytes.Index(c.v[stop:limit], []byte("-----")); n >= 0 {
 		stop += n + len("-----")
 	}
 	return c.hit(i, stop, "private-key")

@@ -311,7 +311,8 @@ func (c *cursor) word(i int) int {
 	for _, k := range beginning[c.v[i]] {
 		if end := c.issued(i, k); end > 0 {
 			if k.detector == "aws-access-key" {
-				c.awsSecret(max(0, i-awsNearby), i)
+				from, _ := c.within(i, i, awsNearby, 0)
+				c.awsSecret(from, i)
 				c.awsSecret(end, min(len(c.v), end+awsNearby))
 			}
 			return end
