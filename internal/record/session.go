@@ -192,6 +192,25 @@ func (s *Session) Data(request uint64, dir engine.Direction, b []byte) error {
 	return s.commitFrame(f)
 }
 
+// Stream records a piece of what a request reads or writes, after masking.
+func (s *Session) Stream(request uint64, stream string, b []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	body := recording.Stream{Request: request, Stream: stream, Bytes: b}
+	f := s.begin(recording.KindStream)
+	f.b = body.AppendTo(f.b)
+	return s.commitFrame(f)
+}
+
+// Terminal records on what a request's streams are shown from here on.
+func (s *Session) Terminal(t recording.Terminal) error { return s.append(&t) }
+
+// Exit records how a request's program ended.
+func (s *Session) Exit(e recording.Exit) error { return s.append(&e) }
+
+// File records something that was done to a file.
+func (s *Session) File(f recording.File) error { return s.append(&f) }
+
 // Denial records what the client is told instead of an answer; request 0 means
 // that the whole session is refused.
 func (s *Session) Denial(request uint64, d *engine.Denial) error {

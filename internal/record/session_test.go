@@ -56,6 +56,10 @@ func TestSession(t *testing.T) {
 	must(t, c.Rows(1, recording.AppendRow(recording.AppendRow(nil, row), row), 2))
 	must(t, c.Data(1, engine.Upward, []byte("up")))
 	must(t, c.Data(1, engine.Downward, []byte("down")))
+	must(t, c.Terminal(recording.Terminal{Request: 1, Type: "xterm", Columns: 80, Rows: 24}))
+	must(t, c.Stream(1, recording.Stderr, []byte("err")))
+	must(t, c.File(recording.File{Request: 1, Verb: "file-read", Path: "/a", Bytes: 3}))
+	must(t, c.Exit(recording.Exit{Request: 1, Status: 1}))
 	must(t, c.Denial(0, &engine.Denial{Code: engine.Ended, Rule: "r", Reason: "w", Help: "h"}))
 	must(t, c.Outcome(1, engine.Outcome{Status: engine.Failed, Tag: "t", Rows: 3, Bytes: 4, Duration: 5}))
 	if n, err := c.Request(&engine.Request{Text: "two"}); n != 2 || err != nil {
@@ -76,6 +80,10 @@ func TestSession(t *testing.T) {
 		&recording.Rows{Request: 1, Body: recording.AppendRow(recording.AppendRow(nil, row), row)},
 		&recording.Data{Request: 1, Direction: "up", Bytes: []byte("up")},
 		&recording.Data{Request: 1, Direction: "down", Bytes: []byte("down")},
+		&recording.Terminal{Request: 1, Type: "xterm", Columns: 80, Rows: 24},
+		&recording.Stream{Request: 1, Stream: "stderr", Bytes: []byte("err")},
+		&recording.File{Request: 1, Verb: "file-read", Path: "/a", Bytes: 3},
+		&recording.Exit{Request: 1, Status: 1},
 		&recording.Denial{Code: "ended", Rule: "r", Reason: "w", Help: "h"},
 		&recording.Outcome{Request: 1, Status: "failed", Tag: "t", Rows: 3, Bytes: 4, Took: 5},
 		&recording.Request{ID: 2, Text: "two"},

@@ -47,7 +47,7 @@ func (c *chain) add(bodies ...Body) *chain {
 
 // everyKind has every kind of event, with nothing left out that it can hold.
 func everyKind() []Body {
-	later := []Body{&Container{Engine: "docker", ID: "0123456789ab", Name: "eager_ada"}}
+	later := append([]Body{&Container{Engine: "docker", ID: "0123456789ab", Name: "eager_ada"}}, shellKinds()...)
 	return append(append(later, sessionKinds()...), journalKinds()...)
 }
 
@@ -74,6 +74,21 @@ func sessionKinds() []Body {
 		&Denial{Request: 1, Code: "policy", Rule: "no-ddl", Reason: "no", Help: "ask"},
 		&Outcome{Request: 1, Status: "ok", Tag: "SELECT 2", Rows: 2, Bytes: -1, Took: time.Second},
 		&End{Error: "relay: reset", Requests: 1, Denied: 2, Rows: 3, Up: 4, Down: 1<<64 - 1},
+	}
+}
+
+// shellKinds is what a shell leaves behind its request.
+func shellKinds() []Body {
+	return []Body{
+		&Terminal{Request: 2, Type: "xterm-256color", Columns: 80, Rows: 24},
+		&Stream{Request: 2, Stream: Stdout, Bytes: []byte("$ ")},
+		&Stream{Request: 2, Stream: Stdin, Bytes: []byte("ls\xc3")},
+		&Terminal{Request: 2, Columns: 1<<32 - 1, Rows: 50},
+		&Stream{Request: 2, Stream: Stderr, Bytes: []byte("\x1b[31mno\x1b[m\r\n")},
+		&File{Request: 3, Verb: "file-write", Path: "/srv/a\xff", Bytes: 7, SHA256: Hash{9}},
+		&File{Request: 4, Verb: "file-rename", Path: "/a", To: "/b", Error: "permission denied"},
+		&Exit{Request: 2, Status: 3},
+		&Exit{Request: 5, Signal: "KILL"},
 	}
 }
 
@@ -114,15 +129,16 @@ func newDirectory() directory {
 	return d
 }
 
-// session adds a whole session to the journal and to d.
-func (c *chain) session(d directory, id string, random byte) {
+// session adds a whole session to the journal and to d, with more before its end.
+func (c *chain) session(d directory, id string, random byte, more ...Body) {
 	path := SessionPath(id, moment)
 	f := newChain(SessionFile, random)
 	c.add(&SessionOpened{Session: id, Path: path, Agent: "planner", Target: "orders", Protocol: "postgres", Genesis: f.head})
 	events := sessionKinds()
 	opened := events[0].(*Opened)
 	opened.Session, opened.Journal = id, c.head
-	f.add(events...)
+	end := len(events) - 1
+	f.add(events[:end]...).add(more...).add(events[end])
 	d[path] = f.b
 	c.add(&SessionClosed{Session: id, How: HowClosed, Length: uint64(len(f.b)), Events: f.events, Hash: f.head})
 }

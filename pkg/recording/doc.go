@@ -5,7 +5,8 @@
 // every version before it. Writing, quotas and durability are left to the
 // daemon; policy is left to nobody here. Start with [Sessions] to find
 // recordings, [Open] and [Reader.Next] to read one, [Verify] to check a whole
-// directory, [Play] to watch a session.
+// directory, [Play] to watch a session,
+// [Asciicast] to give it to other players.
 //
 // # Directory
 //
@@ -80,14 +81,35 @@
 //	11 outcome   Outcome
 //	12 end       End
 //	13 container Container
+//	14 terminal  Terminal
+//	15 stream    Stream
+//	16 exit      Exit
+//	17 file      File
 //
 // A reader passes over kinds it does not know ([Unknown]); their hashes count
 // all the same. Container, which follows opened where there is one, came after
-// the others.
+// those before it, and then terminal, stream, exit and file.
 //
 // The body of a rows event is a sequence of rows, each with its length in 4
 // bytes before it. A row is the body of PostgreSQL's DataRow: a count in 2
 // bytes, then per value a length in 4 bytes (-1 for NULL) and the bytes.
+//
+// # Terminals, commands and files
+//
+// A request that is a shell or a command is followed, as it goes on, by events
+// that name it:
+//
+//	terminal   it has one, of this type and size; again, with an empty type, when
+//	           its size changes
+//	stream     bytes, as they went to the client after masking; of stdin, where
+//	           it is recorded, as they came from it, masked only here
+//	exit       how it ended
+//	file       something was done to a file
+//
+// The time of a frame is when its bytes went on. A character of several bytes,
+// or a control sequence, may be parted over stream events. Several requests of a
+// session may go on at once. On a terminal everything is stdout, and lines end
+// with CR LF.
 //
 // # The journal
 //

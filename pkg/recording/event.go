@@ -23,6 +23,10 @@ const (
 	KindOutcome
 	KindEnd
 	KindContainer
+	KindTerminal
+	KindStream
+	KindExit
+	KindFile
 
 	KindStarted        Kind = 64
 	KindSessionOpened  Kind = 65
@@ -35,8 +39,8 @@ var kindNames = map[Kind]string{
 	KindOpened: "opened", KindIntent: "intent", KindUpstream: "upstream", KindRequest: "request",
 	KindVerdict: "verdict", KindApproval: "approval", KindFields: "fields", KindRows: "rows",
 	KindData: "data", KindDenial: "denial", KindOutcome: "outcome", KindEnd: "end",
-	KindContainer: "container",
-	KindStarted:   "started", KindSessionOpened: "session-opened", KindSessionClosed: "session-closed",
+	KindContainer: "container", KindTerminal: "terminal", KindStream: "stream", KindExit: "exit", KindFile: "file",
+	KindStarted: "started", KindSessionOpened: "session-opened", KindSessionClosed: "session-closed",
 	KindSessionRemoved: "session-removed", KindStopped: "stopped",
 }
 
@@ -69,48 +73,38 @@ type parser interface {
 	parse(d *decoder)
 }
 
+// bodies makes an empty body of each kind.
+var bodies = map[Kind]func() parser{
+	KindOpened:         func() parser { return new(Opened) },
+	KindIntent:         func() parser { return new(Intent) },
+	KindUpstream:       func() parser { return new(Upstream) },
+	KindRequest:        func() parser { return new(Request) },
+	KindVerdict:        func() parser { return new(Verdict) },
+	KindApproval:       func() parser { return new(Approval) },
+	KindFields:         func() parser { return new(Fields) },
+	KindRows:           func() parser { return new(Rows) },
+	KindData:           func() parser { return new(Data) },
+	KindDenial:         func() parser { return new(Denial) },
+	KindOutcome:        func() parser { return new(Outcome) },
+	KindEnd:            func() parser { return new(End) },
+	KindContainer:      func() parser { return new(Container) },
+	KindTerminal:       func() parser { return new(Terminal) },
+	KindStream:         func() parser { return new(Stream) },
+	KindExit:           func() parser { return new(Exit) },
+	KindFile:           func() parser { return new(File) },
+	KindStarted:        func() parser { return new(Started) },
+	KindSessionOpened:  func() parser { return new(SessionOpened) },
+	KindSessionClosed:  func() parser { return new(SessionClosed) },
+	KindSessionRemoved: func() parser { return new(SessionRemoved) },
+	KindStopped:        func() parser { return new(Stopped) },
+}
+
 func parseBody(k Kind, payload []byte) (Body, error) {
-	var p parser
-	switch k {
-	case KindOpened:
-		p = new(Opened)
-	case KindIntent:
-		p = new(Intent)
-	case KindUpstream:
-		p = new(Upstream)
-	case KindRequest:
-		p = new(Request)
-	case KindVerdict:
-		p = new(Verdict)
-	case KindApproval:
-		p = new(Approval)
-	case KindFields:
-		p = new(Fields)
-	case KindRows:
-		p = new(Rows)
-	case KindData:
-		p = new(Data)
-	case KindDenial:
-		p = new(Denial)
-	case KindOutcome:
-		p = new(Outcome)
-	case KindEnd:
-		p = new(End)
-	case KindContainer:
-		p = new(Container)
-	case KindStarted:
-		p = new(Started)
-	case KindSessionOpened:
-		p = new(SessionOpened)
-	case KindSessionClosed:
-		p = new(SessionClosed)
-	case KindSessionRemoved:
-		p = new(SessionRemoved)
-	case KindStopped:
-		p = new(Stopped)
-	default:
+	empty, ok := bodies[k]
+	if !ok {
 		return &Unknown{Of: k, Payload: payload}, nil
 	}
+	p := empty()
 	d := decoder{b: payload}
 	p.parse(&d)
 	if d.bad || len(d.b) != 0 {

@@ -81,6 +81,29 @@ func TestFirstVersion(t *testing.T) {
 	}
 }
 
+// testdata/shell has the kinds that came later; what they look like is held to
+// the byte too.
+func TestShellKinds(t *testing.T) {
+	const dir = "testdata/shell"
+	d := directory{}
+	journal := newChain(JournalFile, 0).add(&Started{Sequence: 1, Host: "h", PID: 2})
+	journal.session(d, "s3", 3, shellKinds()...)
+	d[journal1] = journal.add(&Stopped{}).b
+	if *update {
+		d.write(t, dir)
+	}
+	for path, want := range d {
+		got, err := os.ReadFile(filepath.Join(dir, path))
+		must(t, err)
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s differs from what is written now", path)
+		}
+	}
+	if report := verified(t, dir); !report.OK() || report.Sessions != 1 {
+		t.Errorf("%+v", report)
+	}
+}
+
 func TestRowsAll(t *testing.T) {
 	row := []byte{0, 2, 0, 0, 0, 1, 'a', 0xff, 0xff, 0xff, 0xff}
 	good := AppendRow(nil, row)
@@ -132,7 +155,8 @@ func TestJSON(t *testing.T) {
 	}
 	for _, want := range []string{
 		`"params":[{"base64":"AP8="},null]`, `"rows":[["a",null],["a",null]]`, `"original":"[fe80::1%eth0]:5432"`,
-		`"took_ns":3000000`, `"event":"kind-99"`, `"bytes":"\u001b[2J"`, `"time":"2026-03-14T09:00:00.000000005Z"`,
+		`"took_ns":3000000`, `"event":"kind-99"`, `"type":"xterm-256color","columns":80,"rows":24`, `"stream":"stdin","bytes":{"base64":"bHPD"}`,
+		`"event":"exit","request":5,"status":0,"signal":"KILL"`, `"path":"/a","to":"/b","bytes":0,"error":"permission denied"}`, `"sha256":"0900`, `"bytes":"\u001b[2J"`, `"time":"2026-03-14T09:00:00.000000005Z"`,
 	} {
 		if !strings.Contains(all, want) {
 			t.Errorf("%s is not in\n%s", want, all)
