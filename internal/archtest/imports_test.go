@@ -42,6 +42,7 @@ var rules = []rule{
 	// A protocol knows bytes: no policy, source, record, config or other protocol.
 	{"internal/protocol/*", "internal/engine internal/relay/* internal/secret internal/wire internal/sql"},
 	{"internal/sql", "internal/engine"},
+	{"internal/shell", "internal/engine"},
 	{"internal/sql/analyze", "internal/engine internal/sql"},
 	{"internal/secret/source", "internal/secret"},
 	{"internal/secret/source/*", "internal/secret internal/secret/source"},
