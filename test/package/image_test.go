@@ -17,7 +17,7 @@ const (
 )
 
 // image is the root file system of test/boot with PostgreSQL, a database, two
-// builds of the package and the story in it.
+// builds of the package and the story in it. The newer one is beside it as well.
 func image(t *testing.T) string {
 	t.Helper()
 	rootfs, err := os.ReadFile(filepath.Join(build, "boot/rootfs.cpio"))
@@ -26,10 +26,9 @@ func image(t *testing.T) string {
 	}
 	tree := t.TempDir()
 	script(t, `
-		mkdir -p "$TREE"/srv "$TREE"/usr/local/bin "$TREE"/etc/systemd/system "$TREE"/usr/share/postgresql
-		cp guest/scenario guest/postern.yaml "$TREE"/srv/
-		cp guest/scenario.service "$TREE"/etc/systemd/system/
-		CGO_ENABLED=0 go build -trimpath -o "$TREE"/usr/local/bin/guest ./guest
+		mkdir -p "$TREE"/srv "$TREE"/etc/systemd/system "$TREE"/usr/share/postgresql
+		cp guest/{scenario,cable,try} "$TREE"/srv/
+		cp guest/*.service "$TREE"/etc/systemd/system/
 		for version in 1 2; do
 			PACKAGE_VERSION=0.1.0~$version FORMATS=deb ../../packaging/build "$WORK/$version" amd64
 		done
@@ -64,6 +63,7 @@ func image(t *testing.T) string {
 	if err := os.WriteFile(path, append(rootfs, overlay...), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	script(t, fmt.Sprintf(`cp "$TREE"/srv/new.deb %s.deb`, path), tree)
 	return path
 }
 
@@ -75,6 +75,19 @@ func withModule(t *testing.T, kernel, base string) string {
 		mkdir -p "$TREE/usr/lib/postern-test"
 		cp ../../build/kernels/%s/modules/veth.ko "$TREE/usr/lib/postern-test/"
 		(cat %s && cd "$TREE" && find . | busybox cpio -o -H newc -R 0:0) >%s`, kernel, base, to), t.TempDir())
+	return to
+}
+
+// restarted is the image as the machine left it: with the package installed, and
+// what it wrote to its serial line.
+func restarted(t *testing.T, base, left string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "initrd")
+	script(t, fmt.Sprintf(`
+		dpkg-deb -x %[1]s.deb "$TREE"
+		base64 -d %[2]s | tar -C "$TREE" -xzf - --numeric-owner
+		chmod 755 "$TREE"
+		(cat %[1]s && cd "$TREE" && find . | busybox cpio -o -H newc) >%[3]s`, base, left, to), t.TempDir())
 	return to
 }
 

@@ -22,8 +22,9 @@ const (
 	consoleTail = 60
 )
 
-// TestPackages plays guest/scenario on each kernel that Postern promises: each
-// line of it that checks something is one test here, and none may be missing.
+// TestPackages plays guest/scenario on each kernel that Postern promises, and
+// boots what the machine has written down once more: each line of the scenario
+// that checks something is one test here, and none may be missing.
 func TestPackages(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
 		t.Skip("needs an amd64 machine: the kernels fetched are for amd64")
@@ -32,21 +33,17 @@ func TestPackages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	checks := regexp.MustCompile(`(?m)^\tcheck (\S+) `).FindAllStringSubmatch(string(story), -1)
+	first, second, _ := strings.Cut(string(story), "\nrestarted() {")
+	second, rest, _ := strings.Cut(second, "\n}\n")
 	base := image(t)
 	for _, kernel := range kernels(t) {
 		t.Run(kernel, func(t *testing.T) {
-			said, console := boot(t, kernel, base)
-			for _, c := range checks {
-				t.Run(c[1], func(t *testing.T) {
-					switch line, ok := said[c[1]]; {
-					case !ok:
-						t.Errorf("the machine did not get so far; its console ends:\n%s", strings.Join(console[max(0, len(console)-consoleTail):], "\n"))
-					case line != "":
-						t.Error(line)
-					}
-				})
+			initrd, left := withModule(t, kernel, base), filepath.Join(t.TempDir(), "left")
+			boot(t, kernel, initrd, left, first+rest)
+			if t.Failed() {
+				return // what it left may not be whole
 			}
+			boot(t, kernel, withModule(t, kernel, restarted(t, base, left)), os.DevNull, second)
 		})
 	}
 }
@@ -67,17 +64,39 @@ func kernels(t *testing.T) []string {
 	return names
 }
 
-// boot runs the machine until it has said all. Each check is "" when it held.
-func boot(t *testing.T, kernel, base string) (said map[string]string, console []string) {
+// boot runs the machine until it has said all, and holds it to the checks of a
+// part of its story. What it leaves goes to a file.
+func boot(t *testing.T, kernel, initrd, left, story string) {
+	t.Helper()
+	said, console := play(t, kernel, initrd, left)
+	checks := regexp.MustCompile(`(?m)^\tcheck (\S+) `).FindAllStringSubmatch(story, -1)
+	if len(checks) == 0 {
+		t.Fatal("the story has no checks")
+	}
+	for _, c := range checks {
+		t.Run(c[1], func(t *testing.T) {
+			switch line, ok := said[c[1]]; {
+			case !ok:
+				t.Errorf("the machine did not get so far; its console ends:\n%s", strings.Join(console[max(0, len(console)-consoleTail):], "\n"))
+			case line != "":
+				t.Error(line)
+			}
+		})
+	}
+}
+
+// play returns what the machine said of each check, "" when it held, and all of
+// its console.
+func play(t *testing.T, kernel, initrd, left string) (said map[string]string, console []string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), storyTimeout)
 	defer cancel()
 	// One processor: see test/boot.
 	qemu := exec.CommandContext(ctx, "qemu-system-x86_64",
 		"-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-m", "4000",
-		"-nographic", "-nodefaults", "-serial", "stdio", "-net", "none", "-no-reboot",
-		"-kernel", filepath.Join(build, "kernels", kernel, "vmlinuz"), "-initrd", withModule(t, kernel, base), "-append",
-		"console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable rdinit=/lib/systemd/systemd systemd.show_status=0 systemd.wants=scenario.service")
+		"-nographic", "-nodefaults", "-serial", "stdio", "-serial", "file:"+left, "-net", "none", "-no-reboot",
+		"-kernel", filepath.Join(build, "kernels", kernel, "vmlinuz"), "-initrd", initrd, "-append",
+		"console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable rdinit=/lib/systemd/systemd systemd.show_status=0 systemd.getty_auto=no systemd.wants=scenario.service")
 	out, err := qemu.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
