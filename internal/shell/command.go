@@ -111,8 +111,11 @@ func (w *walker) command(c Command, p place) {
 		if f.pivot && at < len(w.script.Commands) {
 			w.script.Commands[at].Pivot = PivotYes
 		}
-		if f.followed && at < len(w.script.Commands) {
+		if f.followed && at < len(w.script.Commands) && base(c.Name) == c.Name {
 			w.script.Commands[at].Pivot = PivotNo // what it runs is listed behind it
+		}
+		if at < len(w.script.Commands) {
+			w.script.Commands[at].Acts, w.script.Commands[at].instead = f.acts, f.instead
 		}
 	} else if len(p.via) >= maxDepth {
 		w.script.unknown("commands are nested too deeply")

@@ -23,6 +23,8 @@ func summary(s *Script) string {
 			out = append(out, "<"+object)
 		case VerbWrite:
 			out = append(out, ">"+object)
+		case VerbFetch, VerbPush, VerbRemove:
+			out = append(out, e.Verb+"="+object)
 		default:
 			out = append(out, "unknown")
 		}

@@ -1,9 +1,7 @@
 package shell
 
 import (
-	"path"
 	"slices"
-	"strings"
 
 	"github.com/postern/postern/internal/engine"
 )
@@ -26,6 +24,8 @@ const (
 	FactVariables = "ssh.variables"
 	FactElevated  = "ssh.elevated"
 	FactPivot     = "ssh.pivot"
+
+	FactRepository = "ssh.repository"
 )
 
 // Facts is every fact that a text may carry, for engine.Protocol.
@@ -39,6 +39,7 @@ var Facts = []engine.Fact{
 	{Name: FactVariables, Type: engine.TextSet, Help: "the variables that it assigns"},
 	{Name: FactElevated, Type: engine.Bool, Help: "some of it runs as somebody else, by sudo or its kind; unknown when a command is"},
 	{Name: FactPivot, Type: engine.Bool, Help: "it starts a program that runs code or opens connections of its own; unknown for programs that Postern does not know"},
+	{Name: FactRepository, Type: engine.Text, Help: "the repository that git fetches from or pushes to, as it is named"},
 }
 
 // Effects are what rules decide: exec for each simple command, file-read and
@@ -51,18 +52,21 @@ func (s *Script) Effects() []engine.Effect {
 		}
 	}
 	for _, c := range s.Commands {
-		if c.Name != "" {
+		if c.Name != "" && !c.instead {
 			add(VerbExec, c.Name)
+		}
+		for _, a := range c.Acts {
+			add(a.Verb, a.Object)
 		}
 		for _, r := range c.Redirects {
 			if r.harmless() {
 				continue
 			}
 			if r.Read {
-				add(VerbRead, r.object())
+				add(VerbRead, object(r.Path))
 			}
 			if r.Write {
-				add(VerbWrite, r.object())
+				add(VerbWrite, object(r.Path))
 			}
 		}
 	}
@@ -70,15 +74,6 @@ func (s *Script) Effects() []engine.Effect {
 		add(engine.Unknown, "")
 	}
 	return out
-}
-
-// object is the path where the text says it, else unknown: what is relative
-// depends on the directory.
-func (r Redirect) object() string {
-	if !r.Path.Known || !strings.HasPrefix(r.Path.Text, "/") {
-		return ""
-	}
-	return path.Clean(r.Path.Text)
 }
 
 // harmless are redirections to what is no file.
@@ -92,9 +87,15 @@ func (s *Script) Facts() map[string]any {
 	sure, allWords, allReads, allWrites := len(s.Unknown) == 0, true, true, true
 	pivots := map[Pivot]bool{}
 	elevated := false
+	var repositories []string
 	for _, c := range s.Commands {
 		commands = append(commands, c.Name)
 		pivots[c.Pivot] = true
+		for _, a := range c.Acts {
+			if (a.Verb == VerbFetch || a.Verb == VerbPush) && a.Object != "" {
+				repositories = append(repositories, a.Object)
+			}
+		}
 		elevated = elevated || c.Elevated
 		for _, word := range c.Words {
 			words, allWords = append(words, word.Text), allWords && word.Known
@@ -125,6 +126,9 @@ func (s *Script) Facts() map[string]any {
 	put(FactDynamic, sure || s.Dynamic, s.Dynamic)
 	put(FactElevated, sure || elevated, elevated)
 	put(FactPivot, pivots[PivotYes] || sure && !pivots[PivotUnknown], pivots[PivotYes])
+	if repositories = distinct(repositories); len(repositories) == 1 {
+		out[FactRepository] = repositories[0]
+	}
 	return out
 }
 

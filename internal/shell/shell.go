@@ -70,6 +70,9 @@ type Command struct {
 	Via       []string // what runs it, outermost first: "sudo", "find", "$(", "function f"
 	Pivot     Pivot
 	Elevated  bool // sudo and its kind: it runs as somebody else
+	Acts      []Act
+
+	instead bool // Acts are all that it does: it is no program to rules
 }
 
 // Word is one word of a command after quotes are removed. One that is not known
@@ -235,7 +238,7 @@ func (s *Script) add(c Command) {
 // same says whether two commands do the same, as far as rules see.
 func (c Command) same(d Command) bool {
 	return c.Name == d.Name && c.Pivot == d.Pivot && c.Elevated == d.Elevated &&
-		slices.Equal(c.Words, d.Words) && slices.Equal(c.Assigned, d.Assigned) && slices.Equal(c.Redirects, d.Redirects)
+		slices.Equal(c.Words, d.Words) && slices.Equal(c.Assigned, d.Assigned) && slices.Equal(c.Redirects, d.Redirects) && slices.Equal(c.Acts, d.Acts)
 }
 
 func known(text string) Word { return Word{Text: text, Known: true, Single: true} }

@@ -10,6 +10,8 @@ type following struct {
 
 	pivot    bool // it runs code that is not looked into
 	followed bool // all that it runs is known
+	acts     []Act
+	instead  bool // they say all that there is to say of the command
 }
 
 func (f *following) args() []Word { return f.c.Words[1:] }
@@ -121,6 +123,7 @@ func init() {
 		"systemd-run": otherRoot, "systemd-nspawn": otherRoot, "proot": otherRoot, "script": otherRoot, "parallel": otherRoot, "run-parts": otherRoot, "start-stop-daemon": otherRoot,
 		"screen": otherRoot, "tmux": otherRoot, "expect": otherRoot, "at": otherRoot, "batch": otherRoot, "crontab": otherRoot, "gdb": otherRoot, "perf": otherRoot, "valgrind": otherRoot,
 		"xvfb-run": otherRoot, "dbus-run-session": otherRoot, "ssh-agent": otherRoot, "capsh": otherRoot, "runcon": otherRoot, "newgrp": otherRoot, "sg": otherRoot, "chpst": otherRoot, "flock": locked,
+		"scp": copied, "rsync": synced, "git": repository, "git-upload-pack": repository, "git-receive-pack": repository, "git-upload-archive": repository,
 		"watch": watched, "xargs": arguments, "find": found, "ssh": remote, "busybox": applet, "toybox": applet,
 
 		// Words that other shells run what follows of.
