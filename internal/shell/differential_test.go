@@ -144,22 +144,31 @@ func TestShells(t *testing.T) {
 		t.Run(strings.ReplaceAll(strings.TrimPrefix(strings.TrimPrefix(shell, "/usr"), "/bin/"), " ", "-"), func(t *testing.T) {
 			t.Parallel()
 			bourne := !strings.HasSuffix(shell, "tcsh") && !strings.HasSuffix(shell, "fish")
+			applets, least := strings.Contains(shell, "busybox"), 100
+			if applets {
+				least = 30
+			}
 			some := 0
 			for i, commands := range ran(t, shell, all) {
 				s := Parse(all[i], Options{Bourne: bourne})
 				for _, words := range commands {
 					some++
-					if len(s.Unknown) == 0 && !said(s, words, bourne) {
+					if len(s.Unknown) == 0 && !said(s, words, bourne) && !(applets && runsCode(s)) {
 						t.Errorf("%q ran %q, but was said to run %s", all[i], words, summary(s))
 						break
 					}
 				}
 			}
-			if some < 100 {
-				t.Errorf("only %d commands ran", some)
+			if some < least {
+				t.Errorf("only %d commands ran, not %d", some, least)
 			}
 		})
 	}
+}
+
+// runsCode says whether a command was told that may run whatever it is given.
+func runsCode(s *Script) bool {
+	return slices.ContainsFunc(s.Commands, func(c Command) bool { return c.Pivot != PivotNo })
 }
 
 // said says whether a command that ran was among those that were told. Words
