@@ -194,7 +194,7 @@ func (d *daemon) run(ctx context.Context, cfg *config.Config, registry *promethe
 	before.Go(func() { failed(ignore(d.kernel.Events(front, d.denials.hear), context.Canceled)) })
 	before.Go(func() { failed(ignore(newAsks(d.doors).Run(front), context.Canceled)) })
 	before.Go(func() { d.follow(front, hup) })
-	if err := d.doors.followInForce(func() {}); err != nil {
+	if err := d.doors.followInForce(); err != nil {
 		stopFront(err)
 	} else {
 		behind.Go(func() { d.doors.attend(background) })

@@ -374,19 +374,18 @@ func (o *doors) anew() {
 		return
 	}
 	o.work.Go(func() {
-		if err := o.followInForce(func() { o.following.Store(false) }); err != nil && o.ctx.Err() == nil {
+		if err := o.followInForce(); err != nil && o.ctx.Err() == nil {
 			o.daemon.log.Error("after a cgroup was made anew", "error", err)
 		}
 	})
 }
 
 // followInForce follows the configuration in force, but not while another one is
-// put in force: that would take out again what only the new one has. It calls
-// began when it may.
-func (o *doors) followInForce(began func()) error {
+// put in force: that would take out again what only the new one has.
+func (o *doors) followInForce() error {
 	o.daemon.reloading.Lock()
 	defer o.daemon.reloading.Unlock()
-	began()
+	o.following.Store(false) // what is told from here on may come too late for this one
 	return o.follow(o.daemon.config())
 }
 
