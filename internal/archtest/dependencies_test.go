@@ -5,7 +5,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -43,6 +45,28 @@ func TestDependencies(t *testing.T) {
 		if command := strings.TrimSuffix(e.Name(), ".txt"); !slices.Contains(names, command) {
 			t.Errorf("%s/%s is of no command in cmd: remove it", folder, e.Name())
 		}
+	}
+}
+
+// TestNodePackagesRunOnDebian: what npm installs for tests runs on the Node.js of
+// Debian 12, however new the one is on the machine where it was chosen.
+func TestNodePackagesRunOnDebian(t *testing.T) {
+	const debian = 18
+	asks := regexp.MustCompile(`"node": ">=? ?v?(\d+)[^"]*"`)
+	found := 0
+	for _, path := range files(t) {
+		if filepath.Base(path) != "package-lock.json" {
+			continue
+		}
+		for _, m := range asks.FindAllSubmatch(read(t, path), -1) {
+			found++
+			if least, err := strconv.Atoi(string(m[1])); err != nil || least > debian {
+				t.Errorf("%s: a package asks for %s, and Debian 12 has Node.js %d: take an older version of it", path, m[0], debian)
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("no package says which Node.js it asks for")
 	}
 }
 
