@@ -212,6 +212,9 @@ func (d *daemon) reloadNow() (pkgcontrol.Reloaded, error) {
 	if err := d.doors.prepare(cfg); err != nil {
 		return pkgcontrol.Reloaded{}, err
 	}
+	if err := d.builder.tellHostKeys(cfg); err != nil {
+		return pkgcontrol.Reloaded{}, err
+	}
 	ended := d.gateway.Reload(setup)
 	d.names.follow(cfg)
 	d.cfgMu.Lock()

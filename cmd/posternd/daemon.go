@@ -103,7 +103,7 @@ func serve(ctx context.Context, path string, hup <-chan os.Signal) (err error) {
 		return fmt.Errorf("recordings: %w", err)
 	}
 	defer closing(&err, d.store.Close)
-	authority, err := openCA(cfg.StateDir, host)
+	authority, sshAuthority, err := openCA(cfg.StateDir, host)
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func serve(ctx context.Context, path string, hup <-chan os.Signal) (err error) {
 		return err
 	}
 	d.loop = messages.NewLoop(runtime.GOMAXPROCS(0)/2, wire.NewEpoll)
-	d.builder = &builder{protocols: protocols(statements, d.loop, d.catalogs), ca: authority, secrets: d.secrets, maskKey: maskKey}
+	d.builder = &builder{protocols: protocols(statements, d.loop, d.catalogs), ca: authority, ssh: sshAuthority, secrets: d.secrets, maskKey: maskKey}
 	_, setup, warnings, err := d.builder.load(path, nil)
 	for _, w := range warnings {
 		log.Warn("configuration", "problem", w)
@@ -140,10 +140,12 @@ func serve(ctx context.Context, path string, hup <-chan os.Signal) (err error) {
 	defer closing(&err, d.kernel.Close)
 	d.attached = &attached{guard: d.guard}
 	d.metrics = metrics.New(registry, d.metricSources(statements))
-	if err := d.openNames(cfg.StateDir, log); err != nil {
+	if err := d.openNames(cfg, log); err != nil {
 		return err
 	}
-	d.names.follow(cfg)
+	if err := d.builder.tellHostKeys(cfg); err != nil {
+		return err
+	}
 	d.addSources(cfg, log)
 	d.metrics.Loaded(time.Now())
 	return d.run(ctx, cfg, registry, statements, hup)
@@ -258,20 +260,24 @@ func problemsOf(found []config.Problem) problems {
 	return out
 }
 
-// openCA opens the authority and puts its certificate where the guard finds it.
-func openCA(stateDir, host string) (*ca.CA, error) {
+// openCA opens the authorities and puts the certificate where the guard finds it.
+func openCA(stateDir, host string) (*ca.CA, *ca.SSH, error) {
 	authority, err := ca.Open(filepath.Join(stateDir, "ca"), ca.Options{Host: host})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	forSSH, err := ca.OpenSSH(filepath.Join(stateDir, "ca"), ca.Options{})
+	if err != nil {
+		return nil, nil, err
 	}
 	at := filepath.Join(stateDir, guard.RootFile)
 	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := os.WriteFile(at+".new", authority.RootPEM(), 0o644); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return authority, os.Rename(at+".new", at)
+	return authority, forSSH, os.Rename(at+".new", at)
 }
 
 func openKernel(ctx context.Context, g guard.Client) (*redirect.Kernel, error) {

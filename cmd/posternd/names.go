@@ -27,12 +27,13 @@ type names struct {
 	servers map[string]*dns.Server // by agent: its limits hold wherever it asks
 }
 
-func (d *daemon) openNames(stateDir string, log *slog.Logger) error {
-	memory, err := dns.OpenMemory(filepath.Join(stateDir, "names"), log, func() { d.metrics.NamesEvicted.Inc() })
+func (d *daemon) openNames(cfg *config.Config, log *slog.Logger) error {
+	memory, err := dns.OpenMemory(filepath.Join(cfg.StateDir, "names"), log, func() { d.metrics.NamesEvicted.Inc() })
 	if err != nil {
 		return err
 	}
 	d.names = &names{daemon: d, memory: memory, servers: map[string]*dns.Server{}}
+	d.names.follow(cfg)
 	return nil
 }
 

@@ -128,7 +128,7 @@ func TestNamesOfAnAgent(t *testing.T) {
 			return []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("192.0.2.7")}, nil
 		},
 	}}, setup)
-	if err := d.openNames(t.TempDir(), log); err != nil {
+	if err := d.openNames(&config.Config{StateDir: t.TempDir()}, log); err != nil {
 		t.Fatal(err)
 	}
 	n := d.names

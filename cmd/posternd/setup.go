@@ -34,6 +34,7 @@ const statementsPerSession = 4096
 type builder struct {
 	protocols []engine.Protocol
 	ca        *ca.CA
+	ssh       *ca.SSH
 	secrets   *source.Set
 	maskKey   []byte
 }
@@ -73,6 +74,9 @@ func (b *builder) compile(path string) (*config.Config, *policy.Set, []string, e
 	errs = append(errs, b.unknownWords(cfg)...)
 	for _, t := range cfg.Targets {
 		if _, err := clientConfigs(&t); err != nil {
+			errs = append(errs, fmt.Sprintf("%s: target %s: %v", t.Pos, t.Name, err))
+		}
+		if _, err := knownHosts(&t); err != nil {
 			errs = append(errs, fmt.Sprintf("%s: target %s: %v", t.Pos, t.Name, err))
 		}
 	}
@@ -127,10 +131,7 @@ func (b *builder) unknownWords(cfg *config.Config) []string {
 		if _, ok := b.protocol(t.Protocol); !ok {
 			out = append(out, fmt.Sprintf("%s: protocol %q is not known; known are: %s", t.Pos, t.Protocol, b.protocolNames()))
 		}
-		refs := []*config.SecretRef{t.TLS.ClientKey}
-		if t.Credential != nil {
-			refs = append(refs, t.Credential.Password)
-		}
+		refs := append(credentialRefs(t.Credential), t.TLS.ClientKey)
 		for _, r := range refs {
 			if r != nil && r.Source != "file" && r.Source != "env" {
 				out = append(out, fmt.Sprintf("%s: source %q is not known; known are: file, env", r.Pos, r.Source))
@@ -194,7 +195,7 @@ func (b *builder) policies(cfg *config.Config) policy.Config {
 			}
 			rule := policy.Rule{
 				Where: r.Pos.String(), WhenWhere: r.WhenPos.String(), Name: r.Name, Target: r.Target, Verbs: r.Verbs,
-				Tables: r.Tables, Columns: r.Columns, When: r.When, Allow: r.Allow, Deny: r.Deny, Help: r.Help,
+				Tables: r.Tables, Objects: r.Objects, Columns: r.Columns, When: r.When, Allow: r.Allow, Deny: r.Deny, Help: r.Help,
 			}
 			if r.Ask != nil {
 				rule.Ask = &policy.Ask{
@@ -319,6 +320,12 @@ func (b *builder) target(t *config.Target, issuer *ca.Issuer) (*gateway.Target, 
 	if g.ClientTLS, err = clientConfigs(t); err != nil {
 		return nil, err
 	}
+	if t.Protocol == config.ProtocolSSH {
+		if g.KnownHosts, err = knownHosts(t); err != nil {
+			return nil, err
+		}
+		g.HostKeys, g.Verified = b.hostKeys, true
+	}
 	g.Credential = b.credential(t)
 	return g, nil
 }
@@ -394,6 +401,10 @@ func (b *builder) credential(t *config.Target) func(context.Context) (secret.Cre
 				return c, err
 			}
 			c.Password = s
+		}
+		var err error
+		if c.SSH, err = b.sshCredential(ctx, t.Credential); err != nil {
+			return c, err
 		}
 		if t.TLS.ClientCert == "" {
 			return c, nil

@@ -7,6 +7,8 @@
 // stolen intermediate is worth little, and the root need not be constrained to
 // targets that change. Leaves are made when they are asked for.
 //
+// SSH is the same for SSH, with certificates of host keys: ssh.go.
+//
 // Who trusts the root (bundles in agents' mount namespaces) is left to the
 // launcher, which names are targets to the configuration. Start with Open and
 // Issuer.Config.
@@ -81,6 +83,19 @@ func Open(dir string, o Options) (*CA, error) {
 }
 
 func read(path string) (*CA, error) {
+	b, err := readState(path)
+	if err != nil {
+		return nil, err
+	}
+	c, what := parse(b)
+	if what != "" {
+		return nil, fmt.Errorf("%w: %s: %s; restore it from a backup, or remove it and restart every agent", ErrState, path, what)
+	}
+	return c, nil
+}
+
+// readState reads a file with a key, which nobody else may have read.
+func readState(path string) ([]byte, error) {
 	st, err := os.Lstat(path)
 	if err != nil {
 		return nil, err
@@ -91,15 +106,7 @@ func read(path string) (*CA, error) {
 	if mode := st.Mode().Perm(); mode&0o077 != 0 {
 		return nil, fmt.Errorf("%w: %s has mode %04o: others may have read the key", ErrState, path, mode)
 	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	c, what := parse(b)
-	if what != "" {
-		return nil, fmt.Errorf("%w: %s: %s; restore it from a backup, or remove it and restart every agent", ErrState, path, what)
-	}
-	return c, nil
+	return os.ReadFile(path)
 }
 
 // parse says what is wrong in words of its own: an error of a parser could

@@ -32,6 +32,7 @@ const (
 	DefaultTotalBytes     = Size(10 << 30)   // all recordings
 	DefaultResults        = "full"           // results are on record as the agent saw them
 	DefaultAgentAuth      = "scram-sha-256"  // how agents prove their placeholder
+	DefaultSSHAgentAuth   = "any"            // the same for SSH: the kernel says who it is
 	DefaultSessions       = 4096             // open sessions, all agents
 	DefaultAgentSessions  = 512              // open sessions of one agent
 	DefaultMessageBytes   = Size(16 << 20)   // one message held in memory
@@ -113,16 +114,20 @@ type Target struct {
 	Dial     HostPort   `yaml:"dial,omitempty"` // where it is really reached; TLS still verifies the host's name
 	// RealAddresses: agents are told the real addresses of the names, not virtual ones.
 	RealAddresses bool        `yaml:"real_addresses,omitempty"`
-	TLS           TLS         `yaml:"tls"`
+	TLS           TLS         `yaml:"tls,omitempty"`
+	SSH           SSH         `yaml:"ssh,omitempty"`
 	Placeholder   Placeholder `yaml:"placeholder,omitempty"`
 	Credential    *Credential `yaml:"credential,omitempty"` // nil only when Anonymous
-	AgentAuth     string      `yaml:"agent_auth"`           // "scram-sha-256", "md5" or "password"
+	AgentAuth     string      `yaml:"agent_auth"`           // "scram-sha-256", "md5" or "password"; for SSH "any" or "password"
 	Anonymous     bool        `yaml:"-"`                    // anonymous: allow
 }
 
 // MarshalYAML writes Anonymous in the word of the file.
 func (t Target) MarshalYAML() (any, error) {
 	type plain Target
+	if t.Protocol == ProtocolSSH {
+		t.TLS = TLS{}
+	}
 	word := ""
 	if t.Anonymous {
 		word = "allow"
@@ -170,6 +175,12 @@ type Credential struct {
 	User     string     `yaml:"user,omitempty"`
 	Database string     `yaml:"database,omitempty"`
 	Password *SecretRef `yaml:"password,omitempty"`
+
+	// For SSH.
+	Key         *SecretRef   `yaml:"key,omitempty"`
+	Passphrase  *SecretRef   `yaml:"passphrase,omitempty"` // of Key
+	Certificate *Certificate `yaml:"certificate,omitempty"`
+	Agent       string       `yaml:"agent,omitempty"` // the socket of an ssh-agent
 }
 
 // SecretRef names a secret in a source.
@@ -233,6 +244,7 @@ type Rule struct {
 	Target  string   `yaml:"target"` // "*": all
 	Verbs   []string `yaml:"verbs"`
 	Tables  []string `yaml:"tables,omitempty"`
+	Objects []string `yaml:"objects,omitempty"` // patterns of objects that are no tables
 	Columns []string `yaml:"columns,omitempty"`
 	When    string   `yaml:"when,omitempty"`
 	Allow   bool     `yaml:"allow,omitempty"`

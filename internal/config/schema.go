@@ -131,7 +131,8 @@ func (d *decoder) observe(a *Agent, n *yaml.Node, until string) {
 }
 
 func (d *decoder) target(n *yaml.Node) Target {
-	t := Target{Pos: d.pos(n), TLS: TLS{Verify: "full"}, AgentAuth: DefaultAgentAuth}
+	t := Target{Pos: d.pos(n), TLS: TLS{Verify: "full"}}
+	var tls *yaml.Node
 	d.mapping(n, "a target", map[string]reader{
 		"name":     d.str(&t.Name, "name", isName),
 		"protocol": d.str(&t.Protocol, "protocol", isWord),
@@ -148,7 +149,8 @@ func (d *decoder) target(n *yaml.Node) Target {
 		},
 		"dial":           d.hostPort(&t.Dial, "dial", hostName),
 		"real_addresses": d.boolean(&t.RealAddresses, "real_addresses"),
-		"tls":            d.tls(&t.TLS),
+		"tls":            func(n *yaml.Node) { tls = n; d.tls(&t.TLS)(n) },
+		"ssh":            d.ssh(&t.SSH),
 		"placeholder": func(n *yaml.Node) {
 			d.mapping(n, "placeholder", map[string]reader{
 				"user":     d.str(&t.Placeholder.User, "user", nil),
@@ -162,11 +164,20 @@ func (d *decoder) target(n *yaml.Node) Target {
 				"user":     d.str(&t.Credential.User, "user", nil),
 				"database": d.str(&t.Credential.Database, "database", nil),
 				"password": d.secretRef(&t.Credential.Password, "password"),
+
+				"key":         d.secretRef(&t.Credential.Key, "key"),
+				"passphrase":  d.secretRef(&t.Credential.Passphrase, "passphrase"),
+				"certificate": d.certificate(&t.Credential.Certificate),
+				"agent":       d.str(&t.Credential.Agent, "agent", isPath),
 			})
 		},
-		"agent_auth": d.word(&t.AgentAuth, "agent_auth", "scram-sha-256", "md5", "password"),
+		"agent_auth": d.word(&t.AgentAuth, "agent_auth", "scram-sha-256", "md5", "password", "any"),
 		"anonymous":  func(n *yaml.Node) { var s string; d.word(&s, "anonymous", "allow")(n); t.Anonymous = s == "allow" },
 	}, "name", "protocol", "hosts")
+	if t.AgentAuth == "" {
+		t.AgentAuth = pick(t.Protocol == ProtocolSSH, DefaultSSHAgentAuth, DefaultAgentAuth)
+	}
+	d.sshTarget(&t, tls)
 	d.authentication(&t)
 	d.realAddresses(&t)
 	return t
@@ -190,6 +201,11 @@ func (d *decoder) authentication(t *Target) {
 		d.problem(t.Pos, Error, "add credential:, or anonymous: allow where the target asks for none", "target %q has no credential", t.Name)
 	case c != nil && t.Anonymous:
 		d.problem(t.Pos, Error, "remove one of them", "target %q has a credential and is anonymous", t.Name)
+	case c != nil && t.Protocol == ProtocolSSH && !c.proves():
+		d.problem(t.Pos, Error, "add key, certificate, agent or password", "the credential of target %q proves nothing", t.Name)
+	case c != nil && t.Protocol == ProtocolSSH && c.User == "":
+		d.problem(t.Pos, Error, "add user", "the credential of target %q has no user", t.Name)
+	case c != nil && t.Protocol == ProtocolSSH:
 	case c != nil && c.Password == nil && t.TLS.ClientCert == "":
 		d.problem(t.Pos, Error, "add password: {source: …} or tls: {client_cert: …}", "the credential of target %q proves nothing", t.Name)
 	case c != nil && t.Placeholder.Password == "":
@@ -269,6 +285,7 @@ func (d *decoder) rule(n *yaml.Node) Rule {
 		"target":  d.str(&r.Target, "target", isTarget),
 		"verbs":   d.strs(&r.Verbs, "verbs", isVerb),
 		"tables":  d.strs(&r.Tables, "tables", isTable),
+		"objects": d.strs(&r.Objects, "objects", nil),
 		"columns": d.strs(&r.Columns, "columns", isColumn),
 		"when":    func(n *yaml.Node) { r.WhenPos = d.pos(n); d.str(&r.When, "when", nil)(n) },
 		"help":    d.str(&r.Help, "help", nil),

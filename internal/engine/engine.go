@@ -44,8 +44,10 @@ type Env struct {
 	Placeholder secret.Placeholder // what this agent holds for this target
 	AgentAuth   string             // how the agent proves it, a word of the protocol; empty: the protocol's default
 	ServerTLS   *tls.Config        // toward the agent: a leaf of the host CA for the name it dialled
-	Limits      Limits
-	Log         *slog.Logger
+	// HostKeys is the same for SSH: the gateway's keys for that name.
+	HostKeys func() ([]HostKey, error)
+	Limits   Limits
+	Log      *slog.Logger
 }
 
 // Limits bound what one connection may take. All are set; none is zero.
@@ -129,9 +131,11 @@ type Login struct {
 	TLS        *tls.Config // nil: the target is configured without TLS
 	Hidden     []string    // names of the upstream that the agent is not to see: host, address
 	Verified   bool        // TLS verifies chain and name, so that a cleartext password may be sent
+	Known      KnownHosts  // what its SSH host key is verified by
 }
 
-// Gate is the only way upstream.
+// Gate is the only way upstream. Its methods are called from one goroutine at a
+// time.
 type Gate interface {
 	// Submit decides the request, waits for people where the policy asks for
 	// them, and puts it on record. When it returns an Exchange the request may
@@ -155,6 +159,13 @@ type Gate interface {
 	// that is masked with pseudonyms. It is sure when nothing but a pseudonym has
 	// the form of v: digits may be one, or what they say.
 	Restore(f Field, v []byte) (real []byte, sure, ok bool)
+	// Beside returns another gate of the same session, for requests that are
+	// decided while one of this gate waits: a channel has one of its own.
+	Beside() Gate
+	// Reenter finds the target that an agent would reach by dialling this host and
+	// port. A denial says that there is none; what the policy says of the target
+	// the client learns on the connection itself.
+	Reenter(host string, port uint16) (Reentry, *Denial)
 }
 
 // Causes with which the context of Submit is cancelled while a request waits
@@ -166,7 +177,7 @@ var (
 )
 
 // Exchange is one allowed request and its answer. Its methods are called from
-// one goroutine at a time.
+// one goroutine at a time, but for its streams.
 type Exchange interface {
 	// Result begins a result set and returns one Masker per field, nil where
 	// values pass as they are. The slice is the caller's.
@@ -181,6 +192,10 @@ type Exchange interface {
 	// Upward, as it came from it; Downward it may be denied as Row is, rows being
 	// how many rows the piece is.
 	Data(dir Direction, b []byte, rows int) *Denial
+	// Stream begins a stream of the exchange. Streams end before End is called.
+	Stream(kind StreamKind) Stream
+	// Terminal notes what the streams are shown on, and that its size changed.
+	Terminal(t Terminal)
 	// Text masks free text that belongs to the answer, such as an error. The
 	// slice returned may be b.
 	Text(b []byte) []byte

@@ -13,6 +13,7 @@ import (
 // engine.Exchange.
 type exchange struct {
 	gate   *gate
+	setup  *Setup // as when it was allowed
 	number uint64 // of the request in the recording
 	began  time.Time
 	count  int // rows that wait in gate.rows
@@ -67,8 +68,8 @@ func (g *gate) maskerFor(f *engine.Field) engine.Masker {
 	if g.masks != nil && g.masks.Scanner != nil {
 		m = g.counted("detected", mask.Detect(g.masks.Scanner, f.Column+" "+f.Name, f.Type, f.Binary))
 	}
-	if g.known != nil && !fixedTypes[f.Type] {
-		return chained{g.counted("secret", &echo{matcher: g.known, sized: f.Binary && !textTypes[f.Type]}), m}
+	if known := g.known.Load(); known != nil && !fixedTypes[f.Type] {
+		return chained{g.counted("secret", &echo{matcher: known, sized: f.Binary && !textTypes[f.Type]}), m}
 	}
 	return m
 }
@@ -168,7 +169,7 @@ func (x *exchange) Data(dir engine.Direction, b []byte, rows int) *engine.Denial
 			return d
 		}
 	}
-	if !x.gate.setup.Results && dir == engine.Downward {
+	if !x.setup.Results && dir == engine.Downward {
 		return nil
 	}
 	if dir == engine.Upward {
@@ -209,7 +210,7 @@ func (x *exchange) check(err error) {
 // room ends the session when the results on its record reach the limit.
 func (x *exchange) room(n int64) {
 	g := x.gate
-	if g.taken += n; g.taken > g.setup.MaxSession {
+	if g.taken.Add(n) > x.setup.MaxSession {
 		g.cancel(&engine.Denial{
 			Code:   engine.Ended,
 			Reason: "the session's recording has reached its limit",

@@ -222,7 +222,7 @@ func TestResultsOnRecord(t *testing.T) {
 // NULL where lengths inside would no longer be right, untouched where a value
 // cannot hold it.
 func TestEcho(t *testing.T) {
-	g := &gate{session: &session{gateway: &Gateway{}, agent: &Agent{}, target: &Target{
+	g := &gate{sums: &sums{}, session: &session{gateway: &Gateway{}, agent: &Agent{}, target: &Target{
 		Name: "orders", Placeholder: secret.Placeholder{Password: secret.New([]byte("placeholder-orders"))},
 	}}}
 	w := newWorld(t)
@@ -262,7 +262,7 @@ func TestEcho(t *testing.T) {
 // A secret that is too weak to be found is said to the operator, by its target.
 func TestWeakSecret(t *testing.T) {
 	w := newWorld(t)
-	g := &gate{session: &session{gateway: w.gateway, target: w.gateway.Setup().Targets[0]}}
+	g := &gate{sums: &sums{}, session: &session{gateway: w.gateway, target: w.gateway.Setup().Targets[0]}}
 	g.know(secret.Credential{Password: secret.New([]byte("pw"))})
 	if got := w.log.String(); !bytes.Contains([]byte(got), []byte("too weak")) || !bytes.Contains([]byte(got), []byte("target=orders")) {
 		t.Error("the log is", got)

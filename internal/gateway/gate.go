@@ -18,9 +18,11 @@ import (
 )
 
 // gate is a session's only way upstream; it implements engine.Gate. The relay
-// calls it from one goroutine at a time.
+// calls it from one goroutine at a time; a session whose requests wait beside
+// each other has several.
 type gate struct {
 	*session
+	*sums
 	database string
 
 	setup  *Setup // the newest that was decided by
@@ -29,26 +31,39 @@ type gate struct {
 	memo   map[any]policy.Verdict // by engine.Request.Memo, under setup
 	passes bool                   // an equal request may have another verdict: nothing is remembered
 
-	budgets    []Budget
-	account    *budget.Account // nil: no budget holds here
-	statements atomic.Int64    // that were let through
-	given      atomic.Int64    // rows that reached the agent
+	budgets []Budget
+	account *budget.Account // nil: no budget holds here
 
 	masks *Masks
-	known *mask.Matcher // the secret of this session, nil before it was fetched
 	plan  plan
 	rows  []byte // of the running result, not yet on record
-	taken int64  // bytes of results on record
 	text  []byte // scratch for masking what goes on record
+}
+
+// sums is what all gates of a session have in common.
+type sums struct {
+	statements atomic.Int64                 // that were let through
+	given      atomic.Int64                 // rows that reached the agent
+	taken      atomic.Int64                 // bytes of results on record
+	known      atomic.Pointer[mask.Matcher] // the secret of this session, nil before it was fetched
 }
 
 // memoSize bounds what a session remembers of its verdicts.
 const memoSize = 512
 
 func newGate(s *session, intent *engine.Intent) *gate {
-	g := &gate{session: s, database: intent.Database, masks: s.agent.Masks[s.target.Name], memo: map[any]policy.Verdict{}}
+	g := &gate{
+		session: s, sums: &sums{}, database: intent.Database, masks: s.agent.Masks[s.target.Name], memo: map[any]policy.Verdict{},
+	}
 	g.follow(s.setup)
 	return g
+}
+
+// Beside implements engine.Gate.
+func (g *gate) Beside() engine.Gate {
+	b := &gate{session: g.session, sums: g.sums, database: g.database, masks: g.masks, memo: map[any]policy.Verdict{}}
+	b.follow(g.session.setup) // a newer one is taken when it decides
+	return b
 }
 
 // follow takes a setup in use. Sessions that it would not have begun have been
@@ -125,7 +140,7 @@ func (g *gate) submit(ctx context.Context, r *engine.Request, v policy.Verdict) 
 	if hold == nil {
 		g.gateway.Metrics.allowed(g.session)
 	}
-	return &exchange{gate: g, number: n, began: g.gateway.Now(), account: g.account, observe: observe, held: hold}, nil
+	return &exchange{gate: g, setup: g.setup, number: n, began: g.gateway.Now(), account: g.account, observe: observe, held: hold}, nil
 }
 
 // decide asks the newest policy, and then the agent's budgets.
@@ -388,7 +403,7 @@ func (g *gate) know(c secret.Credential) {
 		return
 	}
 	known, weak := g.target.matcher.of(c.Password.Reveal(), g.target.Placeholder.Password.Reveal())
-	g.known = known
+	g.known.Store(known)
 	if weak {
 		g.gateway.Log.Warn("the target's secret is too weak to be recognised in answers; make it longer", "target", g.target.Name)
 	}
@@ -400,8 +415,8 @@ func (g *gate) mask(b []byte) []byte {
 	if len(b) == 0 {
 		return b
 	}
-	if g.known != nil {
-		b, _ = g.known.Mask(nil, b)
+	if known := g.known.Load(); known != nil {
+		b, _ = known.Mask(nil, b)
 	}
 	if g.masks != nil && g.masks.Scanner != nil {
 		b, _ = g.masks.Scanner.Mask(nil, b)

@@ -29,6 +29,7 @@ type session struct {
 	log     *record.Session
 	gate    *gate
 	metrics *targetMetrics
+	way     func(context.Context) (net.Conn, error) // to the upstream, of a connection within another; nil: dialled as any
 	traffic *traffic
 
 	ctx    context.Context
@@ -38,7 +39,7 @@ type session struct {
 	mu       sync.Mutex
 	upstream *wire.Conn // the last one dialled, for counters
 	activity activity
-	waits    bool // for a person, which is not idleness
+	waits    int // requests that wait for a person, which is not idleness
 }
 
 // activity remembers when bytes last moved.
@@ -52,6 +53,9 @@ func (g *Gateway) begin(ctx context.Context, conn net.Conn, flow engine.Flow) (*
 	setup := g.setup.Load()
 	s := &session{gateway: g, setup: setup, flow: flow, began: g.Now(), client: wire.New(conn)}
 	s.activity.at = s.began
+	if r, ok := conn.(*reentered); ok {
+		s.way = r.dial
+	}
 	s.agent = setup.Agents[flow.Agent]
 	if s.agent == nil {
 		return nil, fmt.Errorf("agent %q is not configured", flow.Agent)
@@ -176,6 +180,7 @@ func (s *session) engine(p engine.Protocol) (engine.Engine, error) {
 		Placeholder: s.target.Placeholder,
 		AgentAuth:   s.target.AgentAuth,
 		ServerTLS:   s.target.ServerTLS(s.flow),
+		HostKeys:    s.hostKeys,
 		Limits:      s.setup.Limits.Limits,
 		Log:         s.gateway.Log.With("session", s.flow.Session, "target", s.target.Name),
 	})
@@ -183,6 +188,14 @@ func (s *session) engine(p engine.Protocol) (engine.Engine, error) {
 		return nil, s.fail(err)
 	}
 	return e, nil
+}
+
+// hostKeys are the gateway's for the host that the agent dialled.
+func (s *session) hostKeys() ([]engine.HostKey, error) {
+	if s.target.HostKeys == nil {
+		return nil, errors.New("the target has no host keys")
+	}
+	return s.target.HostKeys(hostOf(s.flow).Host)
 }
 
 // greet bounds the time a silent client may take. A session that is ended from
@@ -275,7 +288,11 @@ func (s *session) outdated(setup *Setup) *engine.Denial {
 func (s *session) wait(waits bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.waits = waits
+	if waits {
+		s.waits++
+	} else {
+		s.waits--
+	}
 }
 
 // idleSince is how long no byte has moved and nobody was waited for.
@@ -283,7 +300,7 @@ func (s *session) idleSince(now time.Time) time.Duration {
 	in, out := s.client.Counters()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.activity.bytes != in+out || s.waits {
+	if s.activity.bytes != in+out || s.waits > 0 {
 		s.activity = activity{in + out, now}
 	}
 	return now.Sub(s.activity.at)

@@ -145,6 +145,10 @@ type Target struct {
 	ServerTLS  func(engine.Flow) *tls.Config
 	ClientTLS  func(host string) *tls.Config
 	Credential func(context.Context) (secret.Credential, error)
+	// HostKeys are shown to agents for a host, KnownHosts verifies the upstream's:
+	// for SSH.
+	HostKeys   func(host string) ([]engine.HostKey, error)
+	KnownHosts []byte
 	// Identity is everything of the configuration that a session depends on;
 	// a session ends when it changed.
 	Identity any

@@ -36,7 +36,7 @@ func (g *Gateway) TryLogin(ctx context.Context, name string) error {
 		return err
 	}
 	defer raw.Close()
-	login := engine.Login{Credential: credential, TLS: t.clientTLS(t.Hosts[named]), Verified: t.Verified}
+	login := engine.Login{Credential: credential, TLS: t.clientTLS(t.Hosts[named]), Verified: t.Verified, Known: engine.KnownHosts{Host: t.Hosts[named].Host, Port: t.Hosts[named].Port, Lines: t.KnownHosts}}
 	if login.TLS != nil && credential.Certificate != nil {
 		login.TLS.Certificates = append(login.TLS.Certificates, *credential.Certificate)
 	}

@@ -20,7 +20,7 @@ func (s *session) Conn(ctx context.Context) (*wire.Conn, engine.Login, error) {
 	defer cancel()
 	host := hostOf(s.flow)
 	began := s.gateway.Now()
-	address, raw, err := s.gateway.dial(ctx, s.target, host)
+	address, raw, err := s.dial(ctx, host)
 	if err != nil {
 		return nil, engine.Login{}, &unreachable{"the upstream cannot be reached", err}
 	}
@@ -33,7 +33,10 @@ func (s *session) Conn(ctx context.Context) (*wire.Conn, engine.Login, error) {
 		Credential: credential,
 		TLS:        s.target.clientTLS(host),
 		Verified:   s.target.Verified,
-		Hidden:     []string{address.Addr().String()},
+		Known:      engine.KnownHosts{Host: host.Host, Port: host.Port, Lines: s.target.KnownHosts},
+	}
+	if address.IsValid() {
+		login.Hidden = append(login.Hidden, address.Addr().String())
 	}
 	if s.target.Dial != nil {
 		login.Hidden = append(login.Hidden, s.target.Dial.Host)
@@ -47,7 +50,11 @@ func (s *session) Conn(ctx context.Context) (*wire.Conn, engine.Login, error) {
 	s.mu.Lock()
 	s.upstream = conn
 	s.mu.Unlock()
-	if err := s.log.Upstream(recording.Upstream{Address: address.String(), Verified: s.target.Verified, Took: s.gateway.Now().Sub(began)}); err != nil {
+	where := address.String()
+	if !address.IsValid() {
+		where = host.String()
+	}
+	if err := s.log.Upstream(recording.Upstream{Address: where, Verified: s.target.Verified, Took: s.gateway.Now().Sub(began)}); err != nil {
 		raw.Close()
 		return nil, engine.Login{}, fmt.Errorf("record: %w", err)
 	}
@@ -63,6 +70,16 @@ type unreachable struct {
 
 func (u *unreachable) Error() string { return u.text }
 func (u *unreachable) Unwrap() error { return u.cause }
+
+// dial connects to the host that the agent meant, by the way that a connection
+// within another one came.
+func (s *session) dial(ctx context.Context, host HostPort) (netip.AddrPort, net.Conn, error) {
+	if s.way != nil {
+		conn, err := s.way(ctx)
+		return netip.AddrPort{}, conn, err
+	}
+	return s.gateway.dial(ctx, s.target, host)
+}
 
 // dial connects to the host that the agent meant, or to where the target
 // really is.

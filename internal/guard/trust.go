@@ -92,7 +92,11 @@ func trustFiles(cfg *config.Config) ([]file, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	return append(files,
+	ssh, err := sshFiles(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return append(append(files, ssh...),
 		file{Name: filepath.Base(bundlePath), Content: joined(system, root)},
 		file{Name: "hosts", Over: "/etc/hosts", Content: withoutTargets(hosts, cfg)},
 		file{Name: "nsswitch.conf", Over: "/etc/nsswitch.conf", Content: []byte(nsswitch)},

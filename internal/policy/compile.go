@@ -92,6 +92,12 @@ func (c *compiler) rule(src *Rule, id int) *rule {
 		}
 		r.tables = append(r.tables, parsePattern(t))
 	}
+	for _, o := range src.Objects {
+		r.objects = append(r.objects, parseObject(o))
+	}
+	if len(src.Tables) > 0 && len(src.Objects) > 0 {
+		c.wrong(src.Where, "keep tables for PostgreSQL, objects for SSH", "rule %q has both tables and objects", src.Name)
+	}
 	c.columns(src, r)
 	c.verbs(src)
 	if src.When != "" {
@@ -215,7 +221,7 @@ func (c *compiler) place(p *Policy, src *Rule, r *rule) {
 				continue
 			}
 			x.verbs[verb] = append(rules, r)
-			reached = reached || !slices.ContainsFunc(rules, func(e *rule) bool { return len(e.tables)+len(e.columns) == 0 && e.when == nil })
+			reached = reached || !slices.ContainsFunc(rules, func(e *rule) bool { return len(e.tables)+len(e.objects)+len(e.columns) == 0 && e.when == nil })
 		}
 	}
 	if !reached && len(c.protocols) > 0 {

@@ -33,7 +33,12 @@ func parsePattern(s string) pattern {
 // matches says whether a rule is surely, and whether it may be, for an effect.
 func (r *rule) matches(e *engine.Effect) (sure, possible bool) {
 	if !ofColumn(e.Verb) {
-		return matchAny(r.tables, e.Object)
+		sure, possible = matchAny(r.tables, e.Object)
+		if len(r.objects) > 0 && possible {
+			s, p := matchObjects(r.objects, e.Object)
+			sure, possible = sure && s, p
+		}
+		return sure, possible
 	}
 	relation, column := engine.CutColumn(e.Object)
 	sure, possible = matchAny(r.tables, relation)

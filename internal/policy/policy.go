@@ -39,7 +39,8 @@ type Rule struct {
 	Name      string
 	Target    string   // "*": all
 	Verbs     []string // "*": all but unknown, filter and derive
-	Tables    []string // patterns of objects; empty: all
+	Tables    []string // patterns of relations and what is named like them; empty: all
+	Objects   []string // patterns of other objects; empty: all
 	Columns   []string // patterns of columns, for filter and derive only; empty: all
 	When      string   // a CEL expression; empty: always
 	Allow     bool
@@ -191,6 +192,7 @@ type rule struct {
 	name    string
 	action  Action
 	tables  []pattern
+	objects []object
 	columns []string
 	when    *condition
 	reason  string // of a deny

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"time"
 )
 
 // mask is what every formatted Secret looks like.
@@ -69,6 +70,17 @@ type Credential struct {
 	Database    string
 	Password    Secret
 	Certificate *tls.Certificate // client certificate, nil when none
+	SSH         SSH
+}
+
+// SSH is what a login by SSH proves itself with besides a password.
+type SSH struct {
+	Key        Secret        // a private key, in OpenSSH's format or PEM
+	Passphrase Secret        // that opens Key
+	Authority  Secret        // the private key of an authority, which signs a certificate for each login
+	Principals []string      // of the certificate; empty: the user
+	Life       time.Duration // of the certificate
+	Agent      string        // the socket of an ssh-agent
 }
 
 // Placeholder is what an agent holds: it works only for the agent, target and

@@ -35,7 +35,9 @@ type Gate struct {
 	Rows *int
 	// Pseudonyms are values by what Restore knows them as.
 	Pseudonyms map[string]string
-	// Hide is replaced by [hidden] in free text.
+	// Targets is asked by Reenter; nil: there are none.
+	Targets func(host string, port uint16) (engine.Reentry, *engine.Denial)
+	// Hide is replaced by [hidden] in free text and in what streams down.
 	Hide string
 
 	mu        sync.Mutex
@@ -107,6 +109,17 @@ func (g *Gate) Masked() []string { return g.Patterns }
 func (g *Gate) Restore(_ engine.Field, v []byte) (real []byte, sure, ok bool) {
 	value, ok := g.Pseudonyms[string(v)]
 	return []byte(value), ok && (v[0] < '0' || v[0] > '9'), ok
+}
+
+// Beside implements engine.Gate.
+func (g *Gate) Beside() engine.Gate { return g }
+
+// Reenter implements engine.Gate.
+func (g *Gate) Reenter(host string, port uint16) (engine.Reentry, *engine.Denial) {
+	if g.Targets == nil {
+		return nil, &engine.Denial{Code: engine.ByPolicy, Reason: fmt.Sprintf("no target is configured for %s:%d", host, port)}
+	}
+	return g.Targets(host, port)
 }
 
 func (g *Gate) note(format string, args ...any) {
@@ -212,6 +225,8 @@ func (x *exchange) Data(dir engine.Direction, b []byte, rows int) *engine.Denial
 
 // over counts rows against Rows.
 func (g *Gate) over(rows int) *engine.Denial {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	if g.Rows == nil {
 		return nil
 	}
@@ -230,6 +245,33 @@ func (x *exchange) Settle(ctx context.Context, p engine.Preview, pending func(en
 	pending(engine.Pending{ID: "a1", Rule: "held"})
 	return x.gate.Settle(ctx, p)
 }
+
+// Stream implements engine.Exchange.
+func (x *exchange) Stream(kind engine.StreamKind) engine.Stream { return &stream{x, kind} }
+
+// Terminal implements engine.Exchange.
+func (x *exchange) Terminal(t engine.Terminal) {
+	x.gate.note("terminal %q %dx%d", t.Type, t.Columns, t.Rows)
+}
+
+// stream notes each piece.
+type stream struct {
+	x    *exchange
+	kind engine.StreamKind
+}
+
+func (s *stream) Write(p []byte) ([]byte, *engine.Denial) {
+	if s.kind != engine.Stdin {
+		if d := s.x.gate.over(1); d != nil {
+			return nil, d
+		}
+		p = s.x.gate.Scrub(p)
+	}
+	s.x.gate.note("%s %q", s.kind, p)
+	return p, nil
+}
+
+func (s *stream) Flush() ([]byte, *engine.Denial) { return nil, nil }
 
 func (x *exchange) Text(b []byte) []byte { return x.gate.Scrub(b) }
 
