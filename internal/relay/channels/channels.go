@@ -1,0 +1,277 @@
+// Package channels is the order inspect → decide → record → forward → mask for
+// connections that carry channels, as SSH's do: long-lived, beside each other,
+// each with requests and with streams of bytes in both directions.
+//
+// A request of either side is made a Step by the protocol's Codec, and what the
+// step would do is asked of the gate before anything of it goes on: global
+// requests, the opening of a channel, the requests on it. What a channel turns
+// out to be for, by the request that has Step.Main, decides whose exchange its
+// bytes belong to, and who moves them: the pumps in pump.go, or a Handler of the
+// protocol's own that understands them.
+//
+// One channel that waits, for a person or for an end that does not read, delays
+// no other: each has goroutines of its own and a gate beside the session's, and
+// what is read ahead is bounded by SSH's own windows.
+//
+// The package leaves to the protocol what requests mean and how both ends are
+// reached. Start with Session.Run, then channel.request.
+package channels
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/postern/postern/internal/engine"
+)
+
+const (
+	// maxChannels is how many an agent may have open on one connection. OpenSSH's
+	// server allows ten sessions; forwarded connections come on top.
+	maxChannels = 256
+	// maxQueued is how many requests may wait on one channel, or for the
+	// connection. Clients send a handful before they wait for an answer.
+	maxQueued = 64
+)
+
+// Side is one connection, as x/crypto/ssh returns it.
+type Side struct {
+	Conn     ssh.Conn
+	Channels <-chan ssh.NewChannel
+	Requests <-chan *ssh.Request
+}
+
+// From says who asks.
+type From uint8
+
+const (
+	Agent From = iota
+	Upstream
+)
+
+// Codec says what requests would do. It does no I/O. Global is called from one
+// goroutine, Open from several.
+type Codec interface {
+	// Global makes a step of a request that belongs to no channel.
+	Global(from From, kind string, payload []byte) Step
+	// Open makes a step of the opening of a channel, and returns the codec for
+	// the requests on it.
+	Open(from From, kind string, extra []byte) (Step, ChannelCodec)
+}
+
+// ChannelCodec is the Codec of one channel. Request is called from one goroutine
+// for what the agent asks, Answer from one for what the upstream does.
+type ChannelCodec interface {
+	Request(kind string, payload []byte) Step
+	// Answer returns what the agent is given of a request of the upstream's; send
+	// is false for what it is not given. Text in it goes through clean.
+	Answer(kind string, payload []byte, clean func([]byte) []byte) (out []byte, send bool, ended *Ended)
+}
+
+// Ended is what an upstream said of how a command ended.
+type Ended struct {
+	Tag string // such as "exit 0" or "signal TERM"
+	OK  bool
+}
+
+// Do is what becomes of a request that is allowed.
+type Do uint8
+
+const (
+	Refuse  Do = iota // answered with no, forwarded to nobody
+	Grant             // answered with yes, forwarded to nobody
+	Forward           // to the other side, whose answer is the answer
+	Echo              // to the other side, if it has been reached yet
+)
+
+// Step is what a request comes to.
+type Step struct {
+	Do Do
+	// Request is what the gate is asked first; nil: nobody is asked.
+	Request *engine.Request
+	Payload []byte // goes on in place of what came; nil: that
+
+	// Main says that the streams of the channel belong to this request, which has
+	// no other after it.
+	Main    bool
+	Handler Handler // moves the bytes; nil: the pumps do
+
+	Terminal *engine.Terminal // what the channel is shown on from now on
+	Forward  *Destination     // of the opening of a channel: it leads on, within the connection
+	// Then is called after the request was forwarded, with the answer.
+	Then func(ok bool, answer []byte)
+}
+
+// Destination is where a connection within the connection leads.
+type Destination struct {
+	Host string
+	Port uint16
+}
+
+// Session relays one connection.
+type Session struct {
+	ID    string // told to agents with a denial
+	Agent Side
+	Gate  engine.Gate
+	Codec Codec
+	// Dial reaches the upstream. It is called once, when the first request is to
+	// be forwarded. Its error is a *engine.Denial where the agent may read it.
+	Dial   func(context.Context) (Side, error)
+	Limits engine.Limits
+	Log    *slog.Logger
+
+	cancel  context.CancelCauseFunc
+	running sync.WaitGroup
+
+	mu       sync.Mutex
+	open     int  // channels
+	closing  bool // nothing is dialled any more
+	channels map[*channel]bool
+
+	dialling sync.Mutex // held while the upstream is dialled
+	upstream *Side
+	dialErr  error
+}
+
+// errOver is why the relay ends when both sides are done.
+var errOver = errors.New("the connection ended")
+
+// Run relays until either side's connection or ctx ends, and returns when all of
+// it is done.
+func (s *Session) Run(ctx context.Context) (err error) {
+	ctx, s.cancel = context.WithCancelCause(ctx)
+	defer s.cancel(nil)
+	s.channels = map[*channel]bool{}
+	s.running.Go(func() {
+		s.Agent.Conn.Wait() //nolint:errcheck // that it ended is all there is to know
+		s.cancel(errOver)
+	})
+	s.running.Go(func() { s.globals(ctx, s.Agent.Requests) })
+	s.running.Go(func() { s.opens(ctx, Agent, s.Agent.Channels) })
+	<-ctx.Done()
+	cause := context.Cause(ctx)
+	var d *engine.Denial
+	if errors.As(cause, &d) {
+		s.tellAll(d)
+	}
+	s.close()
+	s.running.Wait()
+	if errors.Is(cause, errOver) {
+		return nil
+	}
+	return cause
+}
+
+// close closes both connections, whereupon all that waits for either ends.
+func (s *Session) close() {
+	s.mu.Lock()
+	s.closing = true
+	up := s.upstream
+	s.mu.Unlock()
+	s.Agent.Conn.Close()
+	if up != nil {
+		up.Conn.Close()
+	}
+}
+
+// opens takes each channel that a side opens to a goroutine of its own, so that
+// none waits for another.
+func (s *Session) opens(ctx context.Context, from From, channels <-chan ssh.NewChannel) {
+	gate := s.Gate.Beside()
+	for c := range channels {
+		if !s.enter() {
+			c.Reject(ssh.ResourceShortage, fmt.Sprintf("postern: more than %d channels on one connection", maxChannels)) //nolint:errcheck // the connection is gone then
+			continue
+		}
+		g := gate.Beside()
+		s.running.Go(func() {
+			defer s.leave()
+			s.serve(ctx, g, from, c)
+		})
+	}
+}
+
+func (s *Session) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open >= maxChannels {
+		return false
+	}
+	s.open++
+	return true
+}
+
+func (s *Session) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open--
+}
+
+// reach returns the upstream, which is dialled by whoever needs it first.
+func (s *Session) reach(ctx context.Context) (*Side, error) {
+	s.dialling.Lock()
+	defer s.dialling.Unlock()
+	if s.upstream != nil || s.dialErr != nil {
+		return s.upstream, s.dialErr
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	up, err := s.Dial(ctx)
+	if err != nil {
+		s.dialErr = err
+		return nil, err
+	}
+	s.mu.Lock()
+	s.upstream = &up
+	closing := s.closing
+	s.mu.Unlock()
+	if closing { // while it was dialled
+		up.Conn.Close()
+	}
+	s.running.Go(func() {
+		up.Conn.Wait() //nolint:errcheck // that it ended is all there is to know
+		s.ended()
+	})
+	s.running.Go(func() { s.upstreamGlobals(up.Requests) })
+	s.running.Go(func() { s.opens(ctx, Upstream, up.Channels) })
+	return &up, nil
+}
+
+// reached returns the upstream if it has been dialled.
+func (s *Session) reached() *Side {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.upstream
+}
+
+// ended is called when the upstream's connection has: its channels have too, and
+// the agent is told what they had to say before its connection ends.
+func (s *Session) ended() {
+	s.mu.Lock()
+	waiting := make([]*channel, 0, len(s.channels))
+	for c := range s.channels {
+		waiting = append(waiting, c)
+	}
+	s.mu.Unlock()
+	for _, c := range waiting {
+		<-c.answered
+	}
+	s.cancel(errOver)
+}
+
+func (s *Session) add(c *channel) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.channels[c] = true
+}
+
+func (s *Session) remove(c *channel) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.channels, c)
+}
