@@ -40,6 +40,8 @@ var rules = []rule{
 	{"internal/approval", "internal/engine"},
 	{"internal/relay/*", "internal/engine internal/secret internal/wire"},
 	// A protocol knows bytes: no policy, source, record, config or other protocol.
+	{"internal/protocol/ssh", "internal/engine internal/relay/* internal/secret internal/wire internal/shell internal/protocol/ssh/*"},
+	{"internal/protocol/ssh/*", "internal/engine internal/relay/channels"},
 	{"internal/protocol/*", "internal/engine internal/relay/* internal/secret internal/wire internal/sql"},
 	{"internal/sql", "internal/engine"},
 	{"internal/shell", "internal/engine"},

@@ -152,6 +152,9 @@ type Gate interface {
 	// Scrub replaces real secrets and what detectors find in text that the
 	// upstream wrote outside any exchange. The slice returned may be b.
 	Scrub(b []byte) []byte
+	// Scrubs says whether the policy has detectors for the target, so that Scrub
+	// may change more than the session's own secret.
+	Scrubs() bool
 	// Masked returns the patterns of the columns that the policy masks for this
 	// target, such as "customers.email" or "*.ssn"; empty when there are none.
 	Masked() []string
@@ -196,6 +199,11 @@ type Exchange interface {
 	Stream(kind StreamKind) Stream
 	// Terminal notes what the streams are shown on, and that its size changed.
 	Terminal(t Terminal)
+	// File puts on record what was done to a file, at its end.
+	File(f File)
+	// Charge counts bytes that go to the client without being on record, as those
+	// of files do. It may be denied as Row is.
+	Charge(bytes int) *Denial
 	// Text masks free text that belongs to the answer, such as an error. The
 	// slice returned may be b.
 	Text(b []byte) []byte

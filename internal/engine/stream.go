@@ -43,6 +43,16 @@ type Terminal struct {
 // upstream by the way of the connection that it came in.
 type Reentry func(ctx context.Context, conn net.Conn, dial func(context.Context) (net.Conn, error))
 
+// File is something that was done to a file.
+type File struct {
+	Verb   string
+	Path   string
+	To     string   // the other path, of what has two
+	Bytes  int64    // that were read or written
+	SHA256 [32]byte // of them, when they came in order from the beginning; else zero
+	Error  string   // of the upstream's
+}
+
 // HostKey is one by which the gateway shows itself to agents.
 type HostKey struct {
 	Key         crypto.Signer

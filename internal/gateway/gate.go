@@ -385,6 +385,11 @@ func refusal(err error, v policy.Verdict) *engine.Denial {
 // Scrub implements engine.Gate.
 func (g *gate) Scrub(b []byte) []byte { return g.mask(b) }
 
+// Scrubs implements engine.Gate.
+func (g *gate) Scrubs() bool {
+	return g.masks != nil && g.masks.Scanner != nil || g.known.Load() != nil
+}
+
 // Masked implements engine.Gate.
 func (g *gate) Masked() []string { return g.masks.Patterns() }
 

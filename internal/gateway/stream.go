@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"github.com/postern/postern/internal/engine"
+	"github.com/postern/postern/pkg/recording"
 )
 
 // streamMasker masks a stream in the pieces that it comes in. What may be the
@@ -52,6 +53,17 @@ func (s *stream) note(dir engine.Direction, b []byte) *engine.Denial {
 	}
 	return s.exchange.Data(dir, b, 0)
 }
+
+// File implements engine.Exchange. Paths are the agent's and the upstream's words.
+func (x *exchange) File(f engine.File) {
+	x.check(x.gate.log.File(recording.File{
+		Request: x.number, Verb: f.Verb, Path: string(x.gate.mask([]byte(f.Path))), To: string(x.gate.mask([]byte(f.To))),
+		Bytes: uint64(f.Bytes), SHA256: f.SHA256, Error: f.Error,
+	}))
+}
+
+// Charge implements engine.Exchange.
+func (x *exchange) Charge(bytes int) *engine.Denial { return x.charge(0, bytes) }
 
 // Terminal implements engine.Exchange.
 func (x *exchange) Terminal(engine.Terminal) {}

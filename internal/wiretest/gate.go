@@ -102,6 +102,9 @@ func (g *Gate) Scrub(b []byte) []byte {
 	return bytes.ReplaceAll(b, []byte(g.Hide), []byte("[hidden]"))
 }
 
+// Scrubs implements engine.Gate.
+func (g *Gate) Scrubs() bool { return g.Hide != "" }
+
 // Masked implements engine.Gate.
 func (g *Gate) Masked() []string { return g.Patterns }
 
@@ -253,6 +256,26 @@ func (x *exchange) Stream(kind engine.StreamKind) engine.Stream { return &stream
 func (x *exchange) Terminal(t engine.Terminal) {
 	x.gate.note("terminal %q %dx%d", t.Type, t.Columns, t.Rows)
 }
+
+// File implements engine.Exchange. Of a hash it notes the beginning.
+func (x *exchange) File(f engine.File) {
+	sum := ""
+	if f.SHA256 != [32]byte{} {
+		sum = fmt.Sprintf(" %x", f.SHA256[:4])
+	}
+	to := ""
+	if f.To != "" {
+		to = " to " + f.To
+	}
+	failed := ""
+	if f.Error != "" {
+		failed = " " + f.Error
+	}
+	x.gate.note("file %s %s%s %d%s%s", f.Verb, f.Path, to, f.Bytes, sum, failed)
+}
+
+// Charge implements engine.Exchange.
+func (x *exchange) Charge(int) *engine.Denial { return x.gate.over(1) }
 
 // stream notes each piece.
 type stream struct {

@@ -32,6 +32,11 @@ type Streams struct {
 	Limits engine.Limits
 	// Say shows the agent's user a line, on standard error.
 	Say func(text string)
+	// Go runs what may outlast the handler: nothing but the end of the channel ends
+	// a Read of the agent's, and that comes when the handler has returned.
+	Go func(func())
+	// Hangup ends the upstream's half, whereupon reads from it and writes to it fail.
+	Hangup func()
 }
 
 // End is one half of a channel, without its standard error.
@@ -50,6 +55,7 @@ func (e agentEnd) CloseWrite() error           { return nil } // comes with the 
 func (c *channel) handle(ctx context.Context, x engine.Exchange, handler Handler) {
 	err := handler(ctx, &Streams{
 		Agent: agentEnd{c}, Upstream: c.up, Exchange: x, Gate: c.gate.Beside(), Limits: c.Limits, Say: c.say,
+		Go: func(f func()) { c.running.Go(f) }, Hangup: func() { c.up.Close() },
 	})
 	var d *engine.Denial
 	switch {
