@@ -70,7 +70,10 @@ func (s *Script) Effects() []engine.Effect {
 			}
 		}
 	}
-	if len(s.Unknown) > 0 || len(out) == 0 {
+	switch {
+	case len(s.Unknown) > 0:
+		add(engine.Unknown, s.Unknown[0])
+	case len(out) == 0:
 		add(engine.Unknown, "")
 	}
 	return out

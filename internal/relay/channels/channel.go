@@ -1,8 +1,10 @@
 package channels
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -16,6 +18,10 @@ const (
 	// closeGrace is how long what the agent has said on a channel that it closed
 	// may take to go on.
 	closeGrace = 5 * time.Second
+
+	// scriptHint is how long an input may go on before its sender is told that its
+	// end is waited for.
+	scriptHint = 3 * time.Second
 
 	statusDenied = 126 // what shells say for "cannot execute"
 	statusBroken = 255 // what ssh says when there is no connection
@@ -33,6 +39,7 @@ type channel struct {
 	out, err *pump // to the agent
 	in       *pump // to the upstream, once that is there
 	terminal *engine.Terminal
+	deferred []deferred
 
 	up       ssh.Channel   // nil before anything is forwarded
 	upEnded  chan struct{} // closed when all of the upstream's half has gone on
@@ -40,9 +47,22 @@ type channel struct {
 
 	mu       sync.Mutex
 	exchange engine.Exchange // whose the streams are, nil before Main and after the end
+	starting bool            // Main is on its way upstream
+	over     bool            // the upstream's half has ended
 	ended    *Ended
 	told     bool
 }
+
+// deferred is a request that goes ahead of the one with Main.
+type deferred struct {
+	request  *ssh.Request
+	step     Step
+	exchange engine.Exchange
+}
+
+// maxDeferred is how many requests a channel may have deferred: OpenSSH's server
+// takes 128 variables of an environment.
+const maxDeferred = 160
 
 // decide asks the gate.
 func decide(ctx context.Context, gate engine.Gate, r *engine.Request) (engine.Exchange, *engine.Denial) {
@@ -87,6 +107,9 @@ func (c *channel) asked(ctx context.Context, requests <-chan *ssh.Request) {
 	for r := waiting.take(); r != nil; r = waiting.take() {
 		c.request(ctx, r)
 	}
+	for _, d := range c.deferred {
+		end(d.exchange, false)
+	}
 	c.hangUp()
 	c.finish()
 }
@@ -119,12 +142,14 @@ func (c *channel) finish() {
 // request is the order, for one request of the agent's.
 func (c *channel) request(ctx context.Context, r *ssh.Request) {
 	step := c.codec.Request(r.Type, r.Payload)
-	replied := false
-	reply := func(ok bool) {
-		if !replied {
-			r.Reply(ok, nil) //nolint:errcheck // the channel is gone then
+	reply := replies(r)
+	if step.Script != nil && c.gate.Would(step.Request) != nil {
+		reply(true) // or a client would not send its input
+		var d *engine.Denial
+		if step, d = c.script(step); d != nil {
+			c.tell(d, statusDenied)
+			return
 		}
-		replied = true
 	}
 	if step.Main && step.Request != nil {
 		step.Request.Pending = func(p engine.Pending) {
@@ -140,8 +165,12 @@ func (c *channel) request(ctx context.Context, r *ssh.Request) {
 		}
 		return
 	}
+	if step.Do == Defer {
+		reply(c.postpone(deferred{r, step, x}))
+		return
+	}
 	ok, d := c.forward(ctx, r, step)
-	if d == nil && !ok && step.Main && replied {
+	if d == nil && !ok && step.Main && reply(false) {
 		d = &engine.Denial{Code: engine.Unavailable, Reason: "the upstream refused the request"}
 	}
 	reply(ok || d != nil && step.Main)
@@ -155,6 +184,83 @@ func (c *channel) request(ctx context.Context, r *ssh.Request) {
 		c.shownOn(*step.Terminal)
 	}
 	end(x, ok)
+}
+
+// replies returns what answers a request, once. It says whether it was answered
+// with yes before.
+func replies(r *ssh.Request) func(ok bool) (already bool) {
+	replied, yes := false, false
+	return func(ok bool) bool {
+		already := yes
+		if !replied {
+			r.Reply(ok, nil) //nolint:errcheck // the channel is gone then
+			replied, yes = true, ok
+		}
+		return already
+	}
+}
+
+// script makes a step of all that the agent has to say. It takes as much as may
+// be held for a request that waits.
+func (c *channel) script(step Step) (Step, *engine.Denial) {
+	hint := time.AfterFunc(scriptHint, func() {
+		c.say("postern: no shell is allowed here; what is sent is decided as a script, when it ends\n")
+	})
+	defer hint.Stop()
+	input, err := io.ReadAll(io.LimitReader(c.agent, int64(c.Limits.HeldBytes)+1))
+	switch {
+	case err != nil:
+		return step, &engine.Denial{Code: engine.Cancelled, Reason: "the client is gone"}
+	case len(input) > c.Limits.HeldBytes:
+		return step, &engine.Denial{
+			Code: engine.Limit, Reason: fmt.Sprintf("a script of more than %d bytes is not decided", c.Limits.HeldBytes), Help: "send it as a file, and run that",
+		}
+	}
+	return step.Script(input), nil
+}
+
+// postpone notes what goes ahead of the request with Main.
+func (c *channel) postpone(d deferred) (ok bool) {
+	if len(c.deferred) >= maxDeferred {
+		end(d.exchange, false)
+		return false
+	}
+	c.deferred = append(c.deferred, d)
+	if d.step.Terminal != nil {
+		c.shownOn(*d.step.Terminal)
+	}
+	return true
+}
+
+// ahead sends what was deferred.
+func (c *channel) ahead() (denied *engine.Denial) {
+	for _, d := range c.deferred {
+		ok, err := false, error(nil)
+		if denied == nil {
+			ok, err = c.up.SendRequest(d.request.Type, d.step.Needed != "" || d.step.Then != nil, orElse(d.step.Payload, d.request.Payload))
+		}
+		switch {
+		case denied != nil:
+		case err != nil:
+			denied = closed
+		case !ok && d.step.Needed != "":
+			denied = &engine.Denial{Code: engine.Unavailable, Reason: "the upstream gives no " + d.step.Needed}
+		case d.step.Then != nil:
+			d.step.Then(ok, nil)
+		}
+		end(d.exchange, denied == nil && (ok || d.step.Then == nil))
+	}
+	c.deferred = nil
+	return denied
+}
+
+var closed = &engine.Denial{Code: engine.Unavailable, Reason: "the upstream closed the channel"}
+
+func orElse(b, other []byte) []byte {
+	if b != nil {
+		return b
+	}
+	return other
 }
 
 // end ends the exchange of a request that has no streams.
@@ -182,14 +288,21 @@ func (c *channel) forward(ctx context.Context, r *ssh.Request, step Step) (ok bo
 			return false, d
 		}
 	}
-	payload := r.Payload
-	if step.Payload != nil {
-		payload = step.Payload
+	if step.Main {
+		if d := c.ahead(); d != nil {
+			return false, d
+		}
+		c.start(true)
+		defer func() {
+			if !ok {
+				c.start(false)
+			}
+		}()
 	}
 	wants := r.WantReply || step.Main
-	ok, err := c.up.SendRequest(r.Type, wants, payload)
+	ok, err := c.up.SendRequest(cmp.Or(step.Type, r.Type), wants, orElse(step.Payload, r.Payload))
 	if err != nil {
-		return false, &engine.Denial{Code: engine.Unavailable, Reason: "the upstream closed the channel"}
+		return false, closed
 	}
 	if step.Then != nil {
 		step.Then(ok, nil)
@@ -218,12 +331,27 @@ func (c *channel) joined(up ssh.Channel, requests <-chan *ssh.Request) {
 		defer close(c.upEnded)
 		c.answers(requests)
 		c.mu.Lock()
-		began := c.exchange != nil
-		c.mu.Unlock()
-		if !began {
-			c.agent.Close()
-		}
+		defer c.mu.Unlock()
+		c.over = true
+		c.closeUnbegun()
 	})
+}
+
+// start notes that Main is on its way, or that it was refused. A command may end
+// before its start is answered.
+func (c *channel) start(starting bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.starting = starting
+	c.closeUnbegun()
+}
+
+// closeUnbegun closes a channel whose upstream half ended before it was for
+// anything. c.mu is held.
+func (c *channel) closeUnbegun() {
+	if c.over && !c.starting && c.exchange == nil {
+		c.agent.Close()
+	}
 }
 
 // answers passes on what the upstream asks and tells on a channel, until it

@@ -86,6 +86,7 @@ const (
 	Grant             // answered with yes, forwarded to nobody
 	Forward           // to the other side, whose answer is the answer
 	Echo              // to the other side, if it has been reached yet
+	Defer             // answered with yes; goes ahead of the request with Main, so that the upstream hears of nothing before that is allowed
 )
 
 // Step is what a request comes to.
@@ -93,13 +94,20 @@ type Step struct {
 	Do Do
 	// Request is what the gate is asked first; nil: nobody is asked.
 	Request *engine.Request
-	Payload []byte // goes on in place of what came; nil: that
+	Type    string // goes on in place of the request's own; empty: that
+	Payload []byte // the same for what came with it; nil: that
 
 	// Main says that the streams of the channel belong to this request, which has
 	// no other after it.
 	Main    bool
 	Handler Handler // moves the bytes; nil: the pumps do
+	// Script makes another step of the whole of the agent's input, where Request
+	// would surely be denied and the input may say what is meant. Nil: it does not.
+	Script func(input []byte) Step
 
+	// Needed says of a deferred request that without it Main is not what was asked
+	// for: when the upstream refuses the one, the agent is denied the other.
+	Needed   string
 	Terminal *engine.Terminal // what the channel is shown on from now on
 	Forward  *Destination     // of the opening of a channel: it leads on, within the connection
 	// Then is called after the request was forwarded, with the answer.

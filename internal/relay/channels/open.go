@@ -55,6 +55,7 @@ func (c *channel) whole(ctx context.Context, from From, n ssh.NewChannel, x engi
 		own, other, ownRequests, otherRequests = other, own, otherRequests, ownRequests
 	}
 	c.with(own)
+	c.start(true)
 	c.joined(other, otherRequests)
 	c.mu.Lock()
 	c.ended = &Ended{OK: true} // there is no exit status that it could lack
