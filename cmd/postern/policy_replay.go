@@ -149,7 +149,7 @@ func readSession(path string) ([]asked, error) {
 		case *recording.Opened:
 			from = trial.Question{Agent: b.Agent, Target: b.Target, Run: b.Run, Exe: b.Exe, UID: b.UID, Session: b.Session}
 		case *recording.Intent:
-			from.Database = b.Database
+			from.Database, from.User = b.Database, b.User
 		case *recording.Request:
 			a := asked{Question: from, request: b.ID}
 			a.Text = b.Text

@@ -99,7 +99,7 @@ func (j *judge) answer(ctx context.Context, q *trial.Question) *trial.Answer {
 		columns = append(columns, m.Columns...)
 	}
 	in := &policy.Input{
-		Target: q.Target, Database: q.Database,
+		Target: q.Target, Database: q.Database, User: q.User,
 		Agent: policy.Agent{Name: q.Agent, Run: q.Run, Exe: q.Exe, UID: q.UID},
 	}
 	t := j.trial(q, columns)

@@ -23,7 +23,8 @@ import (
 type gate struct {
 	*session
 	*sums
-	database string
+	database string // as the agent named it, as the user is
+	user     string
 
 	setup  *Setup // the newest that was decided by
 	policy *policy.Policy
@@ -53,7 +54,7 @@ const memoSize = 512
 
 func newGate(s *session, intent *engine.Intent) *gate {
 	g := &gate{
-		session: s, sums: &sums{}, database: intent.Database, masks: s.agent.Masks[s.target.Name], memo: map[any]policy.Verdict{},
+		session: s, sums: &sums{}, database: intent.Database, user: intent.User, masks: s.agent.Masks[s.target.Name], memo: map[any]policy.Verdict{},
 	}
 	g.follow(s.setup)
 	return g
@@ -61,7 +62,7 @@ func newGate(s *session, intent *engine.Intent) *gate {
 
 // Beside implements engine.Gate.
 func (g *gate) Beside() engine.Gate {
-	b := &gate{session: g.session, sums: g.sums, database: g.database, masks: g.masks, memo: map[any]policy.Verdict{}}
+	b := &gate{session: g.session, sums: g.sums, database: g.database, user: g.user, masks: g.masks, memo: map[any]policy.Verdict{}}
 	b.follow(g.session.setup) // a newer one is taken when it decides
 	return b
 }
@@ -175,7 +176,7 @@ func (g *gate) input(r *engine.Request) *policy.Input {
 		effects = []engine.Effect{{Verb: engine.Unknown}}
 	}
 	return &policy.Input{
-		Target: g.target.Name, Effects: effects, Facts: r.Facts, Passing: r.Passing, Database: g.database,
+		Target: g.target.Name, Effects: effects, Facts: r.Facts, Passing: r.Passing, Database: g.database, User: g.user,
 		Session: policy.Session{Rows: g.given.Load(), Statements: g.statements.Load()},
 		Agent:   policy.Agent{Name: g.flow.Agent, Run: g.flow.Run, Exe: g.flow.Exe, UID: g.flow.UID},
 	}
@@ -290,7 +291,7 @@ func (g *gate) ask(ctx context.Context, n uint64, r *engine.Request, v policy.Ve
 func (g *gate) question(n uint64, r *engine.Request, v policy.Verdict) approval.Ask {
 	ask := approval.Ask{
 		Run: g.flow.Run, Agent: g.flow.Agent, Target: g.target.Name,
-		Form: r.Kind, Text: r.Text, Context: g.database + " " + r.Context,
+		Form: r.Kind, Text: r.Text, Context: g.database + " " + g.user + " " + r.Context,
 		Session: g.flow.Session, Request: n,
 		Rule: v.Rule, Approvers: v.Approvers, ReasonRequired: v.ReasonRequired, Within: v.Within,
 	}

@@ -133,7 +133,16 @@ type Input struct {
 	Passing  map[string]any // facts of this moment
 	Agent    Agent
 	Database string // as the agent named it; empty: unknown
+	User     string // the same
 	Session  Session
+}
+
+// named is what the agent has named a session; empty: unknown.
+func (in *Input) named(variable string) string {
+	if variable == sessionUser {
+		return in.User
+	}
+	return in.Database
 }
 
 // Session is what a session has had before this request.

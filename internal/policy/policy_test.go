@@ -118,6 +118,7 @@ func TestPerSession(t *testing.T) {
 		"target == 'db'":              false,
 		"agent.uid == 1000":           true,
 		"session.database == 'sales'": true,
+		"session.user == 'deploy'":    true,
 		"request.sql.tables.exists(agent, agent == 'x')": false,
 	} {
 		p := compile(t, []Rule{{Name: "a", Target: "db", Verbs: []string{"select"}, When: when, Allow: true}})

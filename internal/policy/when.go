@@ -24,20 +24,24 @@ const (
 
 // The variables of conditions besides the facts, which are below "request.".
 var callerVariables = map[string]*cel.Type{
-	"agent.name":       cel.StringType,
-	"agent.run":        cel.StringType,
-	"agent.exe":        cel.StringType,
-	"agent.uid":        cel.IntType,
-	"session.database": cel.StringType,
-	sessionRows:        cel.IntType,
-	sessionStatements:  cel.IntType,
-	"target":           cel.StringType,
+	"agent.name":      cel.StringType,
+	"agent.run":       cel.StringType,
+	"agent.exe":       cel.StringType,
+	"agent.uid":       cel.IntType,
+	sessionDatabase:   cel.StringType,
+	sessionUser:       cel.StringType,
+	sessionRows:       cel.IntType,
+	sessionStatements: cel.IntType,
+	"target":          cel.StringType,
 }
 
 const factPrefix = "request."
 
-// What a session has had so far.
 const (
+	// What a session is, as the agent has named it.
+	sessionDatabase = "session.database"
+	sessionUser     = "session.user"
+	// What it has had so far.
 	sessionRows       = "session.rows"
 	sessionStatements = "session.statements"
 )
@@ -79,16 +83,16 @@ func newConditions(facts []engine.Fact) (*conditions, error) {
 
 // condition is one compiled when.
 type condition struct {
-	program  cel.Program
-	native   native     // nil: the program is run
-	facts    []variable // the facts it reads
-	database bool       // it reads session.database
-	caller   bool       // it reads agent or session
-	passing  bool       // it reads what may be otherwise the next time
+	program cel.Program
+	native  native     // nil: the program is run
+	facts   []variable // the facts it reads
+	named   []variable // what it reads of the session that the agent has named
+	caller  bool       // it reads agent or session
+	passing bool       // it reads what may be otherwise the next time
 }
 
 type variable struct {
-	name    string // of the fact
+	name    string // without "request.", of a fact
 	unknown *cel.AttributePatternType
 }
 
@@ -124,7 +128,9 @@ func (c *conditions) compile(when string) (*condition, error) {
 			out.passing = out.passing || slices.Contains(c.passing, fact)
 			continue
 		}
-		out.database = out.database || name == "session.database"
+		if name == sessionDatabase || name == sessionUser {
+			out.named = append(out.named, variable{name, cel.AttributePattern(name)})
+		}
 		out.caller = out.caller || name != "target"
 		out.passing = out.passing || name == sessionRows || name == sessionStatements
 	}
@@ -278,8 +284,10 @@ func (c *condition) interpret(in *Input) answer {
 			missing = append(missing, c.facts[i].unknown)
 		}
 	}
-	if c.database && in.Database == "" {
-		missing = append(missing, databasePattern)
+	for _, v := range c.named {
+		if in.named(v.name) == "" {
+			missing = append(missing, v.unknown)
+		}
 	}
 	var vars cel.Activation = activation{in}
 	if len(missing) > 0 {
@@ -302,8 +310,6 @@ func (c *condition) interpret(in *Input) answer {
 	return perhaps
 }
 
-var databasePattern = cel.AttributePattern("session.database")
-
 // activation resolves variables from an Input without copying it.
 type activation struct{ in *Input }
 
@@ -322,8 +328,9 @@ func (a activation) ResolveName(name string) (any, bool) {
 		return a.in.Agent.Exe, true
 	case "agent.uid":
 		return int64(a.in.Agent.UID), true
-	case "session.database":
-		return a.in.Database, a.in.Database != ""
+	case sessionDatabase, sessionUser:
+		v := a.in.named(name)
+		return v, v != ""
 	case sessionRows:
 		return a.in.Session.Rows, true
 	case sessionStatements:

@@ -27,6 +27,7 @@ type Question struct {
 	Agent    string `json:"agent"`
 	Target   string `json:"target"`
 	Database string `json:"database,omitempty"`
+	User     string `json:"user,omitempty"`
 	Run      string `json:"run,omitempty"`
 	Exe      string `json:"exe,omitempty"`
 	UID      uint32 `json:"uid,omitempty"`
