@@ -23,6 +23,7 @@ import (
 	"github.com/postern/postern/internal/config"
 	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/protocol/postgres"
+	"github.com/postern/postern/internal/protocol/ssh"
 	"github.com/postern/postern/internal/relay/messages"
 	"github.com/postern/postern/internal/secret/source/file"
 	"github.com/postern/postern/internal/version"
@@ -46,6 +47,7 @@ const usage = `posternd is Postern's daemon. It is started by systemd, or by han
 func protocols(statements postgres.Classifier, loop *messages.Loop, catalogs *postgres.Catalogs) []engine.Protocol {
 	return []engine.Protocol{
 		postgres.New(postgres.Options{Classifier: statements, Loop: loop, Catalogs: catalogs}),
+		ssh.New(),
 	}
 }
 

@@ -1,0 +1,421 @@
+package ssh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/postern/postern/internal/engine"
+)
+
+// denies makes the gate deny the requests with an effect of this verb, and of this
+// object unless that is empty.
+func (w *world) denies(verb, object string) {
+	denied := func(r *engine.Request) *engine.Denial {
+		for _, e := range r.Effects {
+			if e.Verb == verb && (object == "" || e.Object == object) {
+				return &engine.Denial{Code: engine.ByPolicy, Rule: "no-" + verb, Reason: verb + " is not for agents", Help: "ask ops"}
+			}
+		}
+		return nil
+	}
+	w.gate.Decide = func(_ context.Context, r *engine.Request) error {
+		if d := denied(r); d != nil {
+			return d
+		}
+		return nil
+	}
+	w.gate.Sure = denied
+}
+
+// submitted are the requests that the gate was asked about.
+func (w *world) submitted() (out []string) {
+	for _, e := range w.gate.Events() {
+		if text, ok := strings.CutPrefix(e, "submit "); ok {
+			out = append(out, text)
+		}
+	}
+	return out
+}
+
+func TestExec(t *testing.T) {
+	w := newWorld(t)
+	w.run = func(command string, c ssh.Channel) uint32 {
+		in, _ := io.ReadAll(c)
+		fmt.Fprintf(c, "%s: %s", command, in)
+		io.WriteString(c.Stderr(), "and an error")
+		return 42
+	}
+	out, errOut, status := exec(t, w.mustAgent(), "cd /srv && sudo rm -r old | tee log", "input")
+	if out != "cd /srv && sudo rm -r old | tee log: input" || errOut != "and an error" || status != 42 {
+		t.Errorf("%q, %q, %d", out, errOut, status)
+	}
+	want := []string{
+		`open "session" session()`,
+		`exec "cd /srv && sudo rm -r old | tee log" exec(cd) exec(sudo) exec(rm) exec(tee)`,
+	}
+	if got := w.submitted(); !slices.Equal(got, want) {
+		t.Errorf("decided:\n%s", strings.Join(got, "\n"))
+	}
+}
+
+// A command that is denied is told so on standard error, and its status is what
+// shells have for what they may not run. The upstream is not even dialled.
+func TestDeniedExec(t *testing.T) {
+	w := newWorld(t)
+	w.denies("exec", "rm")
+	client := w.mustAgent()
+	out, told, status := exec(t, client, "rm -rf /srv", "")
+	if out != "" || status != 126 {
+		t.Errorf("status %d, %q", status, out)
+	}
+	for _, part := range []string{"postern: exec is not for agents", `rule "no-exec"`, "ask ops", "session s1"} {
+		if !strings.Contains(told, part) {
+			t.Errorf("the agent is not told %q: %q", part, told)
+		}
+	}
+	if w.dials != 0 {
+		t.Error("the upstream was dialled")
+	}
+	// The connection goes on.
+	if out, _, status := exec(t, client, "ls", ""); out != "ran ls\n" || status != 0 {
+		t.Errorf("%q, %d", out, status)
+	}
+}
+
+// A terminal and an environment go ahead of what they are for, and nowhere when
+// that is denied.
+func TestWhatGoesAhead(t *testing.T) {
+	w := newWorld(t)
+	w.denies("shell", "")
+	client := w.mustAgent()
+	prepared := func() *ssh.Session {
+		s, err := client.NewSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Setenv("LC_ALL", "C.UTF-8"); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.RequestPty("xterm", 24, 80, ssh.TerminalModes{}); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	s := prepared()
+	shown, _ := s.StdoutPipe()
+	if err := s.Shell(); err != nil {
+		t.Fatal(err)
+	}
+	text, _ := io.ReadAll(shown)
+	if !strings.Contains(string(text), "postern: shell is not for agents\r\n") {
+		t.Errorf("on the terminal: %q", text)
+	}
+	if w.dials != 0 {
+		t.Error("the upstream was dialled")
+	}
+	s = prepared()
+	if out, err := s.Output("top"); string(out) != "ran top\n" || err != nil {
+		t.Error(string(out), err)
+	}
+	if got := w.asked(); !slices.Equal(got, []string{"login deploy by password", "open session", "env LC_ALL", "pty-req", "exec top"}) {
+		t.Errorf("the upstream was asked %q", got)
+	}
+}
+
+// What changes what programs do is decided; what only says how people read is not.
+func TestEnvironment(t *testing.T) {
+	w := newWorld(t)
+	w.denies("env", "LD_PRELOAD")
+	client := w.mustAgent()
+	s, err := client.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []struct {
+		name, value string
+		fine        bool
+	}{
+		{"LANG", "de_DE.UTF-8", true},
+		{"GIT_PROTOCOL", "version=2", true},
+		{"LD_PRELOAD", "/tmp/x.so", false},
+		{"LC_ALL", "() { :; }; echo", true},
+		{"A=B", "", false},
+		{"", "", false},
+	} {
+		if err := s.Setenv(v.name, v.value); (err == nil) != v.fine {
+			t.Errorf("%s: %v", v.name, err)
+		}
+	}
+	if err := s.Run("true"); err != nil {
+		t.Error(err)
+	}
+	want := []string{
+		`open "session" session()`, `env "GIT_PROTOCOL=version=2" env(GIT_PROTOCOL)`, `env "LD_PRELOAD=/tmp/x.so" env(LD_PRELOAD)`,
+		`env "LC_ALL=() { :; }; echo" env(LC_ALL)`, `request "env"`, `request "env"`, `exec "true" exec(true)`,
+	}
+	if got := w.submitted(); !slices.Equal(got, want) {
+		t.Errorf("decided:\n%s", strings.Join(got, "\n"))
+	}
+}
+
+// A channel is for one thing: what would come after it is refused.
+func TestOneThingPerChannel(t *testing.T) {
+	w := newWorld(t)
+	hold := make(chan struct{})
+	w.run = func(string, ssh.Channel) uint32 { <-hold; return 0 }
+	client := w.mustAgent()
+	ch, requests, err := client.OpenChannel("session", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go ssh.DiscardRequests(requests)
+	text := func(s string) []byte { return ssh.Marshal(struct{ S string }{s}) }
+	if ok, err := ch.SendRequest("exec", true, []byte{0}); !ok || err != nil {
+		t.Error(ok, err)
+	}
+	told, _ := io.ReadAll(ch.Stderr())
+	if !strings.Contains(string(told), "does not have the form that SSH gives it") {
+		t.Errorf("%q", told)
+	}
+	ch, requests, err = client.OpenChannel("session", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go ssh.DiscardRequests(requests)
+	for _, r := range []struct {
+		kind    string
+		payload []byte
+		fine    bool
+	}{
+		{"exec", text("sleep"), true},
+		{"exec", text("id"), false},
+		{"shell", nil, false},
+		{"subsystem", text("sftp"), false},
+		{"env", append(text("LANG"), text("C")...), false},
+		{"auth-agent-req@openssh.com", nil, false},
+		{"x11-req", nil, false},
+		{"pty-req", slices.Concat(text("xterm"), make([]byte, 16), text("")), false},
+		{"unheard-of", nil, false},
+		{keepalive, nil, true},
+	} {
+		if ok, err := ch.SendRequest(r.kind, true, r.payload); ok != r.fine || err != nil {
+			t.Errorf("%s: %v %v", r.kind, ok, err)
+		}
+	}
+	close(hold)
+	ch.Close()
+}
+
+// Where no shell is allowed, what would be its input is decided as a script and
+// run as a command, so that what was decided is what is run.
+func TestScript(t *testing.T) {
+	w := newWorld(t)
+	w.denies("shell", "")
+	client := w.mustAgent()
+	shell := func(input string) (string, string, error) {
+		s, err := client.NewSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out, errOut strings.Builder
+		s.Stdin, s.Stdout, s.Stderr = strings.NewReader(input), &out, &errOut
+		if err := s.Shell(); err != nil {
+			t.Fatal(err)
+		}
+		err = s.Wait()
+		return out.String(), errOut.String(), err
+	}
+	script := "cd /srv\nread x\n'\nrm -r old\n'\n"
+	if out, told, err := shell(script); err != nil || out != "ran "+script+"\n" {
+		t.Errorf("%q, %q, %v", out, told, err)
+	}
+	if got := w.submitted(); got[len(got)-1] != `script "cd /srv\nread x\n'\nrm -r old\n'\n" exec(cd) exec(read) exec(`+"\nrm -r old\n"+`) unknown(csh ends a quote at the end of a line)` {
+		t.Errorf("decided: %s", got)
+	}
+	if _, told, err := shell(strings.Repeat("x", w.env.Limits.HeldBytes+1)); err == nil || !strings.Contains(told, "a script of more than 65536 bytes is not decided") {
+		t.Error(told, err)
+	}
+	for _, asked := range w.asked() {
+		if asked == "shell" {
+			t.Error("a shell was started")
+		}
+	}
+}
+
+// A shell that is allowed is one: what is typed goes to it.
+func TestShell(t *testing.T) {
+	w := newWorld(t)
+	w.run = func(_ string, c ssh.Channel) uint32 {
+		in, _ := io.ReadAll(c)
+		fmt.Fprintf(c, "got %s", in)
+		return 7
+	}
+	s, err := w.mustAgent().NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Stdin = strings.NewReader("id\n")
+	out, err := s.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Shell(); err != nil {
+		t.Fatal(err)
+	}
+	text, _ := io.ReadAll(out)
+	var exit *ssh.ExitError
+	if err := s.Wait(); string(text) != "got id\n" || !errors.As(err, &exit) || exit.ExitStatus() != 7 {
+		t.Errorf("%q %v", text, err)
+	}
+}
+
+// Each way of forwarding is a verb of its own; a connection from the upstream's
+// side is served as any of the agent's.
+func TestForwarding(t *testing.T) {
+	w := newWorld(t)
+	served := make(chan string, 1)
+	w.gate.Targets = func(host string, port uint16) (engine.Reentry, *engine.Denial) {
+		if host != "db.internal" {
+			return nil, &engine.Denial{Code: engine.ByPolicy, Reason: "no target is configured for " + host}
+		}
+		return func(_ context.Context, c net.Conn, _ func(context.Context) (net.Conn, error)) {
+			defer c.Close()
+			b := make([]byte, 5)
+			io.ReadFull(c, b)
+			served <- fmt.Sprintf("%s:%d %s", host, port, b)
+		}, nil
+	}
+	client := w.mustAgent()
+	c, err := client.Dial("tcp", "db.internal:5432")
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(c, "hello")
+	if got := <-served; got != "db.internal:5432 hello" {
+		t.Error(got)
+	}
+	c.Close()
+	_, err = client.Dial("tcp", "intranet:80")
+	var no *ssh.OpenChannelError
+	if !errors.As(err, &no) || no.Reason != ssh.Prohibited || !strings.Contains(no.Message, "no target is configured for intranet") {
+		t.Error(err)
+	}
+	for _, kind := range []string{"tun@openssh.com", "unheard-of", "direct-streamlocal@openssh.com", "forwarded-tcpip", "x11", "auth-agent@openssh.com"} {
+		client.OpenChannel(kind, []byte("\x00"))
+	}
+	got := w.submitted()
+	want := []string{
+		`forward "connect to db.internal:5432" forward-local(db.internal:5432)`, `forward "connect to intranet:80" forward-local(intranet:80)`,
+		`forward "tunnel" tunnel()`, `open "unheard-of"`, `open "direct-streamlocal@openssh.com"`, `open "forwarded-tcpip"`, `open "x11"`, `open "auth-agent@openssh.com"`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("decided:\n%s", strings.Join(got, "\n"))
+	}
+}
+
+// What comes back from the upstream's side comes only where it was asked for.
+func TestForwardingBack(t *testing.T) {
+	w := newWorld(t)
+	w.denies("forward-remote", "0.0.0.0:80")
+	client := w.mustAgent()
+	ask := func(host string, port uint32) bool {
+		ok, _, err := client.SendRequest(globalForward, true, ssh.Marshal(bind{host, port}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ok
+	}
+	if ask("0.0.0.0", 80) {
+		t.Error("it was denied, and is granted")
+	}
+	if !ask("localhost", 8080) {
+		t.Error("it was allowed, and is refused")
+	}
+	opened := client.HandleChannelOpen("forwarded-tcpip")
+	for _, c := range []struct {
+		port uint32
+		fine bool
+	}{{8080, true}, {8081, false}} {
+		result := make(chan error, 1)
+		go func() {
+			_, requests, err := w.far.OpenChannel("forwarded-tcpip", ssh.Marshal(connection{"localhost", c.port, "10.0.0.9", 1234}))
+			if err == nil {
+				go ssh.DiscardRequests(requests)
+			}
+			result <- err
+		}()
+		if c.fine {
+			n := <-opened
+			ch, requests, err := n.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			go ssh.DiscardRequests(requests)
+			defer ch.Close()
+		}
+		if err := <-result; (err == nil) != c.fine {
+			t.Errorf("port %d: %v", c.port, err)
+		}
+	}
+}
+
+func TestGlobalRequests(t *testing.T) {
+	w := newWorld(t)
+	client := w.mustAgent()
+	for kind, fine := range map[string]bool{keepalive: true, noMoreSessions: true, "unheard-of": false, "hostkeys-prove-00@openssh.com": false, globalForward: false, globalCancelSocket: false} {
+		if ok, _, err := client.SendRequest(kind, true, []byte{0}); ok != fine || err != nil {
+			t.Errorf("%s: %v %v", kind, ok, err)
+		}
+	}
+	if w.dials != 0 {
+		t.Error("the upstream was dialled")
+	}
+}
+
+// A request that waits for a person says so where people see it.
+func TestWaitingIsTold(t *testing.T) {
+	w := newWorld(t)
+	w.gate.Decide = func(_ context.Context, r *engine.Request) error {
+		if r.Kind == "exec" {
+			r.Pending(engine.Pending{ID: "a1", Rule: "careful"})
+		}
+		return nil
+	}
+	out, told, status := exec(t, w.mustAgent(), "systemctl restart nginx", "")
+	if out != "ran systemctl restart nginx\n" || status != 0 || !strings.Contains(told, "waiting for approval a1") {
+		t.Errorf("%q, %q, %d", out, told, status)
+	}
+}
+
+// How a command ended is told as it was, by a signal too, whose words are cleaned.
+func TestExitSignal(t *testing.T) {
+	w := newWorld(t)
+	w.gate.Hide = canary
+	w.run = func(_ string, c ssh.Channel) uint32 {
+		c.SendRequest("exit-signal", false, ssh.Marshal(struct {
+			Name string
+			Core bool
+			Text string
+			Lang string
+		}{"KILL", false, "killed with " + canary, ""}))
+		c.Close()
+		return 0
+	}
+	s, err := w.mustAgent().NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.Run("sleep")
+	var exit *ssh.ExitError
+	if !errors.As(err, &exit) || exit.Signal() != "KILL" || strings.Contains(exit.Msg(), canary) {
+		t.Error(err)
+	}
+}
