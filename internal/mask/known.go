@@ -37,8 +37,8 @@ type Matcher struct {
 	// the shortest pattern; of the others only the first min bytes count.
 	shift [1 << shiftBits]uint8
 	min   int
-	max   int       // the length of the longest
-	first [256]bool // bytes that a pattern begins with
+	max   int           // the length of the longest
+	begin [256][]uint16 // by their first byte, the patterns
 }
 
 type pattern struct {
@@ -82,9 +82,9 @@ func (m *Matcher) index() {
 		return
 	}
 	m.min = 1 << 7
-	for _, p := range m.patterns {
+	for i, p := range m.patterns {
 		m.min, m.max = min(m.min, len(p.text)), max(m.max, len(p.text))
-		m.first[p.text[0]] = true
+		m.begin[p.text[0]] = append(m.begin[p.text[0]], uint16(i))
 	}
 	for i := range m.shift {
 		m.shift[i] = uint8(m.min - 1)

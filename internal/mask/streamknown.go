@@ -6,10 +6,7 @@ import "bytes"
 // of a known secret and goes to the end; the length of v when there is nothing.
 func (m *Matcher) mayBegin(v []byte, from int) int {
 	for i := max(from, len(v)-m.longest()+1, 0); i < len(v); i++ {
-		if !m.first[v[i]] {
-			continue
-		}
-		for k := range m.patterns {
+		for _, k := range m.begin[v[i]] {
 			if t := m.patterns[k].text; len(t) > len(v)-i && bytes.HasPrefix(t, v[i:]) {
 				return i
 			}
