@@ -225,6 +225,8 @@ func (b *builder) setup(cfg *config.Config, set *policy.Set, before *dns.Table) 
 			Sessions: cfg.Limits.Sessions, SessionsPerAgent: cfg.Limits.SessionsPerAgent, Idle: cfg.Limits.Idle,
 		},
 		Results:    cfg.Record.Results != "none",
+		Input:      cfg.Record.Input != "none",
+		Typed:      cfg.Record.Input == "full",
 		MaxSession: int64(cfg.Record.MaxSessionBytes),
 		Host:       cfg.Record.Durability == "host",
 	}

@@ -31,6 +31,7 @@ const (
 	DefaultSessionBytes   = Size(256 << 20)  // one session's recording
 	DefaultTotalBytes     = Size(10 << 30)   // all recordings
 	DefaultResults        = "full"           // results are on record as the agent saw them
+	DefaultInput          = "commands"       // what commands read is on record, what is typed is not
 	DefaultAgentAuth      = "scram-sha-256"  // how agents prove their placeholder
 	DefaultSSHAgentAuth   = "any"            // the same for SSH: the kernel says who it is
 	DefaultSessions       = 4096             // open sessions, all agents
@@ -300,6 +301,7 @@ type Record struct {
 	MaxSessionBytes Size   `yaml:"max_session_bytes"`
 	MaxTotalBytes   Size   `yaml:"max_total_bytes"`
 	Results         string `yaml:"results"` // "full" or "none"
+	Input           string `yaml:"input"`   // "full", "commands" or "none"
 }
 
 // Secrets configures the sources of secrets.

@@ -15,7 +15,7 @@ func (d *decoder) config(n *yaml.Node) *Config {
 		Control:  Socket{DefaultControlSocket},
 		Guard:    Socket{DefaultGuardSocket},
 		Metrics:  Metrics{DefaultMetricsListen},
-		Record:   Record{DefaultDurability, DefaultSessionBytes, DefaultTotalBytes, DefaultResults},
+		Record:   Record{DefaultDurability, DefaultSessionBytes, DefaultTotalBytes, DefaultResults, DefaultInput},
 		Secrets:  Secrets{FileSource{DefaultSecretIdentity}},
 		SQLParse: SQLParse{DefaultSQLParsePath, DefaultSQLWorkers},
 		Limits: Limits{
@@ -434,6 +434,7 @@ func (d *decoder) record(r *Record) reader {
 			"max_session_bytes": d.size(&r.MaxSessionBytes, "max_session_bytes", 1<<20, 1<<50),
 			"max_total_bytes":   d.size(&r.MaxTotalBytes, "max_total_bytes", 16<<20, 1<<50),
 			"results":           d.word(&r.Results, "results", "full", "none"),
+			"input":             d.word(&r.Input, "input", "full", "commands", "none"),
 		})
 		if r.MaxTotalBytes < r.MaxSessionBytes {
 			d.wrong(n, "raise max_total_bytes", "max_total_bytes %s is less than max_session_bytes %s", r.MaxTotalBytes, r.MaxSessionBytes)

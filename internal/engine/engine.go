@@ -197,7 +197,8 @@ type Exchange interface {
 	Data(dir Direction, b []byte, rows int) *Denial
 	// Stream begins a stream of the exchange. Streams end before End is called.
 	Stream(kind StreamKind) Stream
-	// Terminal notes what the streams are shown on, and that its size changed.
+	// Terminal notes what the streams are shown on, before they begin, and that its
+	// size changed.
 	Terminal(t Terminal)
 	// File puts on record what was done to a file, at its end.
 	File(f File)
@@ -260,6 +261,7 @@ type Request struct {
 	Holds   bool           // it can be run so that it is undone unless its exchange settles
 	Unheld  string         // why it cannot, where a rule may ask for that
 	Upkeep  bool           // it only keeps the session going, and is charged to no budget
+	Raw     bool           // what it reads and writes, but for standard error, is no text: detectors would break it
 	Pending func(Pending)  // called when it starts to wait for a person; may be nil
 	Refused *Denial        // set by whoever could not understand it: it is recorded and denied with these words
 }
@@ -327,8 +329,15 @@ type Outcome struct {
 	Status   Status
 	Tag      string // the protocol's own word for what was done, such as "DELETE 3"
 	Rows     int64
-	Bytes    int64 // of the answer
+	Bytes    int64 // of the answer; 0: those of its streams, and those charged
+	Exit     *Exit // of a program; nil: none was told
 	Duration time.Duration
+}
+
+// Exit is how a program ended.
+type Exit struct {
+	Status uint32
+	Signal string // that ended it, as SSH names them, such as "TERM"; empty: it ended with Status
 }
 
 // Status of an outcome.

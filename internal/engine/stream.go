@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"net"
+	"time"
 )
 
 // Stream is one direction of the bytes that belong to an exchange, such as what
@@ -16,10 +17,21 @@ type Stream interface {
 	// slice lives until the next call, and may be p. After a denial nothing more
 	// of the stream may go on.
 	Write(p []byte) ([]byte, *Denial)
-	// Flush returns what is held back. The relay calls it at the stream's end, and
-	// when nothing has followed for HoldBack.
+	// Held says that something is held back.
+	Held() bool
+	// Flush returns what of it is not likely to be the beginning of something to
+	// mask. The relay calls it when nothing has followed for HoldBack, and again
+	// after each further HoldBack for as long as something is held: in the end it
+	// returns all.
 	Flush() ([]byte, *Denial)
+	// Close returns all that is held back. The relay calls it when the stream has
+	// ended by itself.
+	Close() ([]byte, *Denial)
 }
+
+// HoldBack is how long a stream may be kept waiting for what is held back of it:
+// a person who types does not see it.
+const HoldBack = 20 * time.Millisecond
 
 // StreamKind says which stream of a channel it is.
 type StreamKind uint8

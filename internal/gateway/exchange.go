@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/postern/postern/internal/budget"
@@ -21,6 +22,11 @@ type exchange struct {
 	account *budget.Account // as when it was allowed
 	observe bool
 	held    *held // nil: it is decided
+
+	raw      bool // what it reads and writes is no text
+	terminal bool // it is shown on one
+	streams  []*stream
+	bytes    atomic.Int64 // that went to the agent by streams, or were charged
 }
 
 // rowsAtOnce is how many bytes of rows are put on record together.
@@ -190,8 +196,15 @@ func (x *exchange) Text(b []byte) []byte {
 // End implements engine.Exchange.
 func (x *exchange) End(o engine.Outcome) {
 	x.flush()
+	x.closeStreams()
 	if o.Duration == 0 {
 		o.Duration = x.gate.gateway.Now().Sub(x.began)
+	}
+	if o.Bytes == 0 {
+		o.Bytes = x.bytes.Load()
+	}
+	if o.Exit != nil {
+		x.check(x.gate.log.Exit(recording.Exit{Request: x.number, Status: o.Exit.Status, Signal: o.Exit.Signal}))
 	}
 	if x.held != nil {
 		x.held.release()

@@ -273,7 +273,7 @@ func TestWeakSecret(t *testing.T) {
 func TestMatcherIsShared(t *testing.T) {
 	var s sharedMatcher
 	finds := func(password string) (*mask.Matcher, string) {
-		m, weak := s.of([]byte(password), []byte("placeholder"))
+		m, weak := s.of([]mask.Known{{Secret: []byte(password), Placeholder: []byte("placeholder")}})
 		if weak {
 			t.Error("it is weak")
 		}

@@ -141,7 +141,7 @@ func (g *gate) submit(ctx context.Context, r *engine.Request, v policy.Verdict) 
 	if hold == nil {
 		g.gateway.Metrics.allowed(g.session)
 	}
-	return &exchange{gate: g, setup: g.setup, number: n, began: g.gateway.Now(), account: g.account, observe: observe, held: hold}, nil
+	return &exchange{gate: g, setup: g.setup, number: n, began: g.gateway.Now(), account: g.account, observe: observe, held: hold, raw: r.Raw}, nil
 }
 
 // decide asks the newest policy, and then the agent's budgets.
@@ -403,12 +403,18 @@ func (g *gate) Restore(f engine.Field, v []byte) (real []byte, sure, ok bool) {
 	return mask.Restore(f.Type, f.Binary, g.agent.keyOf(m), v)
 }
 
-// know makes sure that the secret of this session never comes back.
+// know makes sure that the secrets of this session never come back: of a key the
+// whole text and each line of it.
 func (g *gate) know(c secret.Credential) {
-	if c.Password.Empty() {
+	list := []mask.Known{{Secret: c.Password.Reveal(), Placeholder: g.target.Placeholder.Password.Reveal()}}
+	for _, s := range []secret.Secret{c.SSH.Key, c.SSH.Passphrase, c.SSH.Authority} {
+		list = append(list, mask.Known{Secret: s.Reveal(), Placeholder: []byte("redacted")})
+	}
+	list = slices.DeleteFunc(list, func(k mask.Known) bool { return len(k.Secret) == 0 })
+	if len(list) == 0 {
 		return
 	}
-	known, weak := g.target.matcher.of(c.Password.Reveal(), g.target.Placeholder.Password.Reveal())
+	known, weak := g.target.matcher.of(list)
 	g.known.Store(known)
 	if weak {
 		g.gateway.Log.Warn("the target's secret is too weak to be recognised in answers; make it longer", "target", g.target.Name)

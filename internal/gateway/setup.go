@@ -30,7 +30,9 @@ type Setup struct {
 	Targets    []*Target
 	Names      *dns.Table
 	Limits     Limits
-	Results    bool  // rows go on record
+	Results    bool  // rows, and what commands and shells write, go on record
+	Input      bool  // so does what commands read
+	Typed      bool  // and what is typed at terminals
 	MaxSession int64 // bytes of results on one session's record
 	Host       bool  // what is recorded survives a power failure before it is forwarded
 }
@@ -156,25 +158,29 @@ type Target struct {
 	matcher sharedMatcher
 }
 
-// sharedMatcher finds a target's newest secret in what comes back. Its table
+// sharedMatcher finds a target's newest secrets in what comes back. Its table
 // takes more memory than all else that an idle session knows of its target, so
 // the sessions of a target share it.
 type sharedMatcher struct {
 	mu    sync.Mutex
-	made  secret.Secret // what it was made for
+	made  []secret.Secret // what it was made for
 	known *mask.Matcher
 	weak  bool
 }
 
-// of returns the matcher for a secret, and whether it is too weak to be looked
+// of returns the matcher for secrets, and whether one is too weak to be looked
 // for.
-func (s *sharedMatcher) of(password, placeholder []byte) (known *mask.Matcher, weak bool) {
+func (s *sharedMatcher) of(list []mask.Known) (known *mask.Matcher, weak bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.known == nil || !s.made.Equal(password) {
-		var list []int
-		s.known, list = mask.NewKnown([]mask.Known{{Secret: password, Placeholder: placeholder}})
-		s.made, s.weak = secret.New(bytes.Clone(password)), len(list) > 0
+	same := slices.EqualFunc(s.made, list, func(a secret.Secret, b mask.Known) bool { return a.Equal(b.Secret) })
+	if s.known == nil || !same {
+		var weak []int
+		s.known, weak = mask.NewKnown(list)
+		s.made, s.weak = nil, len(weak) > 0
+		for _, k := range list {
+			s.made = append(s.made, secret.New(bytes.Clone(k.Secret)))
+		}
 	}
 	return s.known, s.weak
 }

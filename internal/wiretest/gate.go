@@ -294,7 +294,9 @@ func (s *stream) Write(p []byte) ([]byte, *engine.Denial) {
 	return p, nil
 }
 
+func (s *stream) Held() bool                      { return false }
 func (s *stream) Flush() ([]byte, *engine.Denial) { return nil, nil }
+func (s *stream) Close() ([]byte, *engine.Denial) { return nil, nil }
 
 func (x *exchange) Text(b []byte) []byte { return x.gate.Scrub(b) }
 

@@ -433,7 +433,7 @@ func (c *channel) complete() {
 	defer c.mu.Unlock()
 	o := engine.Outcome{Status: engine.Broken}
 	if c.ended != nil {
-		o.Tag, o.Status = c.ended.Tag, engine.OK
+		o.Tag, o.Exit, o.Status = c.ended.Tag, c.ended.Exit, engine.OK
 		if !c.ended.OK {
 			o.Status = engine.Failed
 		}

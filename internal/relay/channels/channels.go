@@ -74,8 +74,9 @@ type ChannelCodec interface {
 
 // Ended is what an upstream said of how a command ended.
 type Ended struct {
-	Tag string // such as "exit 0" or "signal TERM"
-	OK  bool
+	Tag  string // such as "exit 0" or "signal TERM"
+	OK   bool
+	Exit *engine.Exit
 }
 
 // Do is what becomes of a request that is allowed.

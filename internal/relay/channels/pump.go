@@ -14,9 +14,6 @@ const (
 	smallPiece = 1 << 10
 	// largePiece is what x/crypto/ssh takes for one packet.
 	largePiece = 32 << 10
-	// holdBack is how long a stream may keep what could be the beginning of
-	// something to mask, when nothing follows. A person who types does not see it.
-	holdBack = 20 * time.Millisecond
 )
 
 var pieces = sync.Pool{New: func() any { b := make([]byte, largePiece); return &b }}
@@ -89,12 +86,23 @@ func (p *pump) pass(b []byte) (more bool) {
 	if !p.forward(out, d) {
 		return false
 	}
-	if p.quiet == nil {
-		p.quiet = time.AfterFunc(holdBack, p.flush)
-	} else {
-		p.quiet.Reset(holdBack)
-	}
+	p.wait()
 	return true
+}
+
+// wait has flush called when something is held back and nothing follows; p.mu is
+// held.
+func (p *pump) wait() {
+	switch {
+	case !p.stream.Held():
+		if p.quiet != nil {
+			p.quiet.Stop()
+		}
+	case p.quiet == nil:
+		p.quiet = time.AfterFunc(engine.HoldBack, p.flush)
+	default:
+		p.quiet.Reset(engine.HoldBack)
+	}
 }
 
 // forward writes with p.mu held: the pieces of a stream stay in order.
@@ -111,14 +119,18 @@ func (p *pump) forward(b []byte, d *engine.Denial) bool {
 func (p *pump) flush() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.over {
-		p.forward(p.stream.Flush())
+	if !p.over && p.forward(p.stream.Flush()) {
+		p.wait()
 	}
 }
 
 // finish moves what is held back; nothing goes on after it.
 func (p *pump) finish() {
-	p.flush()
+	p.mu.Lock()
+	if !p.over {
+		p.forward(p.stream.Close())
+	}
+	p.mu.Unlock()
 	p.stop()
 }
 
