@@ -28,6 +28,7 @@ var rules = []rule{
 	{"internal/identity", ""},
 	{"internal/version", ""},
 	{"internal/scan", ""},
+	{"internal/terminal", ""},
 	{"internal/supervisor", ""},
 	{"internal/ca", ""},
 	{"internal/dns", ""},
