@@ -75,7 +75,7 @@ func ExamplePlay() {
 		log.Fatal(err)
 	}
 	defer r.Close()
-	err = recording.Play(context.Background(), r, 1000, func(ev recording.Event) error {
+	err = recording.Play(context.Background(), r, recording.Pace{Speed: 1000}, func(ev recording.Event) error {
 		fmt.Print(ev.Body.Kind(), " ")
 		return nil
 	})

@@ -14,7 +14,7 @@ func played(t *testing.T, speed float64) (at []time.Duration) {
 	t.Helper()
 	began := time.Now()
 	r := reader(t, newChain(SessionFile, 1).add(&Verdict{}, &Verdict{}, &Verdict{}).b)
-	must(t, Play(t.Context(), r, speed, func(Event) error {
+	must(t, Play(t.Context(), r, Pace{Speed: speed}, func(Event) error {
 		at = append(at, time.Since(began))
 		return nil
 	}))
@@ -24,7 +24,7 @@ func played(t *testing.T, speed float64) (at []time.Duration) {
 func TestPlayKeepsThePace(t *testing.T) {
 	for speed, pause := range map[float64]time.Duration{
 		1: time.Second, 2: time.Second / 2, 0.5: 2 * time.Second, 0: 0, math.Inf(1): 0,
-		0.01: maxPause, 1e-300: maxPause, // more than a time.Duration holds
+		0.01: DefaultIdle, 1e-300: DefaultIdle, // more than a time.Duration holds
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			at := played(t, speed)
@@ -38,7 +38,7 @@ func TestPlayKeepsThePace(t *testing.T) {
 func TestPlayRefusesNoSpeed(t *testing.T) {
 	for _, speed := range []float64{-1, math.NaN(), math.Inf(-1)} {
 		r := reader(t, newChain(SessionFile, 1).add(&Verdict{}).b)
-		err := Play(t.Context(), r, speed, func(Event) error { t.Error("an event at speed", speed); return nil })
+		err := Play(t.Context(), r, Pace{Speed: speed}, func(Event) error { t.Error("an event at speed", speed); return nil })
 		if err == nil {
 			t.Error("no error at speed", speed)
 		}
@@ -51,7 +51,7 @@ func TestPlayBackwards(t *testing.T) {
 		c := newChain(SessionFile, 1).add(&Verdict{})
 		frame, _ := EndFrame((&Verdict{}).AppendTo(BeginFrame(nil, c.head, KindVerdict, moment.Add(-time.Hour))))
 		n := 0
-		must(t, Play(t.Context(), reader(t, append(c.b, frame[hashSize:]...)), 1, func(Event) error { n++; return nil }))
+		must(t, Play(t.Context(), reader(t, append(c.b, frame[hashSize:]...)), Pace{Speed: 1}, func(Event) error { n++; return nil }))
 		if n != 2 {
 			t.Error(n, "events")
 		}
@@ -64,19 +64,43 @@ func TestPlayEnds(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
 		defer cancel()
 		n := 0
-		if err := Play(ctx, reader(t, file), 1, func(Event) error { n++; return nil }); !errors.Is(err, context.DeadlineExceeded) || n != 1 {
+		if err := Play(ctx, reader(t, file), Pace{Speed: 1}, func(Event) error { n++; return nil }); !errors.Is(err, context.DeadlineExceeded) || n != 1 {
 			t.Error("with its context:", err, n)
 		}
-		if err := Play(ctx, reader(t, file), 0, func(Event) error { n++; return nil }); !errors.Is(err, context.DeadlineExceeded) || n != 1 {
+		if err := Play(ctx, reader(t, file), Pace{}, func(Event) error { n++; return nil }); !errors.Is(err, context.DeadlineExceeded) || n != 1 {
 			t.Error("at once, with its context:", err, n)
 		}
 		stop := errors.New("enough")
-		if err := Play(t.Context(), reader(t, file), 1, func(Event) error { return stop }); err != stop {
+		if err := Play(t.Context(), reader(t, file), Pace{Speed: 1}, func(Event) error { return stop }); err != stop {
 			t.Error("with the caller:", err)
 		}
 		bad := append(file, 0, 0, 0, 1)
-		if err := Play(t.Context(), reader(t, bad), 0, func(Event) error { return nil }); !errors.As(err, new(*BrokenError)) {
+		if err := Play(t.Context(), reader(t, bad), Pace{}, func(Event) error { return nil }); !errors.As(err, new(*BrokenError)) {
 			t.Error("with the file:", err)
 		}
 	})
+}
+
+// No pause is longer than is wanted, and each is the caller's where it waits.
+func TestPlayIdle(t *testing.T) {
+	file := newChain(SessionFile, 1).add(&Verdict{}, &Verdict{}, &Verdict{}).b
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		must(t, Play(t.Context(), reader(t, file), Pace{Speed: 1, Idle: time.Second / 4}, func(Event) error { return nil }))
+		if took := time.Since(began); took != time.Second/2 {
+			t.Error("it took", took)
+		}
+	})
+	var pauses []time.Duration
+	stop := errors.New("enough")
+	n := 0
+	err := Play(t.Context(), reader(t, file), Pace{Speed: 2, Wait: func(_ context.Context, d time.Duration) error {
+		if pauses = append(pauses, d); len(pauses) == 2 {
+			return stop
+		}
+		return nil
+	}}, func(Event) error { n++; return nil })
+	if err != stop || n != 2 || len(pauses) != 2 || pauses[0] != time.Second/2 {
+		t.Error(err, n, pauses)
+	}
 }
