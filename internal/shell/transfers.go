@@ -45,6 +45,18 @@ func (s *Script) Scp() *Scp {
 	return parseScp(c.Words[1:])
 }
 
+// Transfers says that all the text would run are the host's halves of rsync and
+// git: they speak a protocol of their own with the client, which is no text.
+func (s *Script) Transfers() bool {
+	for _, c := range s.Commands {
+		if !listed("rsync git git-upload-pack git-receive-pack git-upload-archive", c.Name) ||
+			len(c.Acts) == 0 || len(c.Via) > 0 || len(c.Redirects) > 0 {
+			return false
+		}
+	}
+	return len(s.Commands) > 0 && len(s.Unknown) == 0
+}
+
 func parseScp(args []Word) *Scp {
 	var out Scp
 	mode := false

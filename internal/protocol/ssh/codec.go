@@ -63,10 +63,10 @@ func (c *codec) mayOpen(kind, what string) bool {
 	return c.back[kind+" "+what]
 }
 
-// request makes a request with one effect.
+// request makes a request with one effect. What is forwarded is of any protocol.
 func (c *codec) request(kind, text, verb, object string) *engine.Request {
 	return &engine.Request{
-		Kind: kind, Text: text, Effects: []engine.Effect{{Verb: verb, Object: object}}, Facts: map[string]any{},
+		Kind: kind, Text: text, Effects: []engine.Effect{{Verb: verb, Object: object}}, Facts: map[string]any{}, Raw: kind == "forward",
 	}
 }
 

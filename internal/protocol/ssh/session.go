@@ -192,7 +192,7 @@ func (s *session) exec(kind, text string) channels.Step {
 		r.Effects = []engine.Effect{{Verb: shell.VerbExec, Object: "scp"}}
 		return channels.Step{Request: r, Handler: scp.Handler(command(c), s.codec.session)}
 	}
-	r.Effects = script.Effects()
+	r.Effects, r.Raw = script.Effects(), script.Transfers()
 	return channels.Step{Request: r}
 }
 
@@ -239,7 +239,9 @@ func (s *session) Answer(kind string, payload []byte, clean func([]byte) []byte)
 		if ssh.Unmarshal(payload, &status) != nil {
 			return nil, false, nil
 		}
-		return payload, true, &channels.Ended{Tag: fmt.Sprintf("exit %d", status.Code), OK: status.Code == 0}
+		return payload, true, &channels.Ended{
+			Tag: fmt.Sprintf("exit %d", status.Code), OK: status.Code == 0, Exit: &engine.Exit{Status: status.Code},
+		}
 	case answerSignal:
 		var signal struct {
 			Name     string
@@ -251,7 +253,7 @@ func (s *session) Answer(kind string, payload []byte, clean func([]byte) []byte)
 			return nil, false, nil
 		}
 		signal.Message = string(clean([]byte(signal.Message)))
-		return ssh.Marshal(signal), true, &channels.Ended{Tag: "signal " + signal.Name}
+		return ssh.Marshal(signal), true, &channels.Ended{Tag: "signal " + signal.Name, Exit: &engine.Exit{Signal: signal.Name}}
 	case requestFlow, requestEOW:
 		return payload, true, nil
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/postern/postern/internal/engine"
+	"github.com/postern/postern/internal/relay/channels"
 )
 
 // denies makes the gate deny the requests with an effect of this verb, and of this
@@ -417,5 +418,38 @@ func TestExitSignal(t *testing.T) {
 	var exit *ssh.ExitError
 	if !errors.As(err, &exit) || exit.Signal() != "KILL" || strings.Contains(exit.Msg(), canary) {
 		t.Error(err)
+	}
+}
+
+// What is no text is told to the gateway, which would break it; how a program
+// ended is, too.
+func TestRawAndExit(t *testing.T) {
+	c := newCodec("s")
+	text := func(s string) []byte { return ssh.Marshal(struct{ Text string }{s}) }
+	for command, raw := range map[string]bool{"git-upload-pack '/a'": true, "ls": false, "rsync --server . /a; ls": false} {
+		if step := (&session{codec: c}).Request(requestExec, text(command)); step.Request.Raw != raw {
+			t.Errorf("%s: %t", command, step.Request.Raw)
+		}
+	}
+	if step := (&session{codec: c, terminal: true}).Request(requestShell, nil); step.Request.Raw {
+		t.Error("a shell is no text")
+	}
+	for kind, extra := range map[string][]byte{channelDirectSocket: ssh.Marshal(socket{Path: "/run/x"}), channelTunnel: nil} {
+		if step, _ := c.Open(channels.Agent, kind, extra); !step.Request.Raw {
+			t.Error(kind, "is text")
+		}
+	}
+	s := &session{codec: c}
+	if _, _, ended := s.Answer(answerStatus, ssh.Marshal(struct{ Code uint32 }{3}), nil); ended.Exit == nil || *ended.Exit != (engine.Exit{Status: 3}) {
+		t.Errorf("%+v", ended)
+	}
+	_, _, ended := s.Answer(answerSignal, ssh.Marshal(struct {
+		Name    string
+		Core    bool
+		Message string
+		Lang    string
+	}{Name: "TERM"}), func(b []byte) []byte { return b })
+	if ended.Exit == nil || *ended.Exit != (engine.Exit{Signal: "TERM"}) {
+		t.Errorf("%+v", ended)
 	}
 }
