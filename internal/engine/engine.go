@@ -30,8 +30,9 @@ type Protocol struct {
 	Facts []Fact   // every fact its requests may carry, for the policy's type check
 	// Pivots is examples of effects that act outside of the gateway, of every kind:
 	// a policy that allows one is warned of.
-	Pivots []Effect
-	New    func(Env) (Engine, error) // a fresh engine for one connection
+	Pivots    []Effect
+	PivotHelp string                    // what to do about such a rule
+	New       func(Env) (Engine, error) // a fresh engine for one connection
 	// TryLogin logs in to an upstream that was dialled, and takes its leave: for
 	// operators, who are told its error. The caller closes the connection.
 	TryLogin func(context.Context, *wire.Conn, Login, Limits) error

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -70,6 +71,7 @@ func (x *index) missed(e *engine.Effect, in *Input, r *rule, answers *answers) (
 // pivots warns of rules that allow what acts outside of the gateway.
 func (c *compiler) pivots(src *Source, p *Policy) {
 	found := map[string][]string{} // by rule
+	help := map[string]string{}
 	for _, target := range slices.Sorted(maps.Keys(c.protocols)) {
 		x := p.targets[target]
 		if x == nil {
@@ -80,6 +82,7 @@ func (c *compiler) pivots(src *Source, p *Policy) {
 			for _, name := range x.allowing(e, pivotFacts(c.protocols[target])) {
 				if word := strings.TrimSpace(e.Verb + " " + e.Object); !slices.Contains(found[name], word) {
 					found[name] = append(found[name], word)
+					help[name] = cmp.Or(help[name], c.protocols[target].PivotHelp)
 				}
 			}
 		}
@@ -98,7 +101,7 @@ func (c *compiler) pivots(src *Source, p *Policy) {
 			Where: src.Rules[i].Where, Warning: true,
 			Message: fmt.Sprintf("rule %q allows what acts outside of the gateway%s (%s): nothing decides, masks or records what comes of it",
 				src.Rules[i].Name, condition, some(words)),
-			Help: "name the functions it is meant for under tables, or put a rule before it that denies with when: request.sql.pivot",
+			Help: help[src.Rules[i].Name],
 		})
 	}
 }

@@ -48,7 +48,8 @@ func New(o Options) engine.Protocol {
 		Ports: []uint16{5432},
 		Verbs: sql.Verbs,
 		Facts: sql.Facts, Pivots: sql.Pivots,
-		TryLogin: shared.tryLogin,
+		PivotHelp: "name the functions it is meant for under tables, or put a rule before it that denies with when: request.sql.pivot",
+		TryLogin:  shared.tryLogin,
 		New: func(env engine.Env) (engine.Engine, error) {
 			switch env.AgentAuth {
 			case "", authSCRAM, authMD5, authPassword:

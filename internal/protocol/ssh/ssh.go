@@ -68,9 +68,10 @@ func New() engine.Protocol {
 			verbSession, verbShell, shell.VerbExec, verbSubsystem, verbEnv, verbForwardLocal, verbForwardBack,
 			verbForwardAgent, verbForwardX11, verbForwardPath, verbTunnel, shell.VerbFetch, shell.VerbPush,
 		}, sftp.Verbs),
-		Facts:    slices.Concat(facts, shell.Facts, sftp.Facts),
-		Pivots:   pivots(),
-		TryLogin: tryLogin,
+		Facts:     slices.Concat(facts, shell.Facts, sftp.Facts),
+		Pivots:    pivots(),
+		PivotHelp: "name the commands it is meant for under objects, or put a rule before it that denies with when: request.ssh.pivot",
+		TryLogin:  tryLogin,
 		New: func(env engine.Env) (engine.Engine, error) {
 			switch env.AgentAuth {
 			case "", authAny, authPassword:
