@@ -42,6 +42,7 @@ var rules = []rule{
 	{"internal/relay/*", "internal/engine internal/secret internal/wire"},
 	// A protocol knows bytes: no policy, source, record, config or other protocol.
 	{"internal/protocol/ssh", "internal/engine internal/relay/* internal/secret internal/wire internal/shell internal/protocol/ssh/*"},
+	{"internal/protocol/ssh/line", "internal/engine internal/shell"},
 	{"internal/protocol/ssh/*", "internal/engine internal/relay/channels"},
 	{"internal/protocol/*", "internal/engine internal/relay/* internal/secret internal/wire internal/sql"},
 	{"internal/sql", "internal/engine"},

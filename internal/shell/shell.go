@@ -49,6 +49,7 @@ type Script struct {
 	Commands []Command // in order of appearance, nested ones behind what runs them
 	Unknown  []string  // why it may run other commands than these, a sentence each; empty: it does not
 	Dynamic  bool      // some word depends on the host: a variable, a substitution, a pattern
+	Broken   bool      // to bash it is no whole text, or it was not read
 	Stdin    bool      // a shell or an interpreter in it takes its standard input for code
 
 	reading *reading
@@ -114,6 +115,7 @@ func Parse(text string, o Options) *Script {
 	s := &Script{Text: text, reading: &reading{seen: map[string]bool{}}}
 	if why := refuse(text); why != "" {
 		s.unknown("%s", why)
+		s.Broken = true
 		return s
 	}
 	if strings.ContainsRune(text, '\r') {
@@ -167,6 +169,7 @@ func (s *Script) read(text string, depth int, via []string) {
 	}
 	file, err := parse(text, syntax.LangBash)
 	posix, posixErr := parse(text, syntax.LangPOSIX)
+	s.Broken = s.Broken || err != nil
 	switch {
 	case err == nil:
 		w := &walker{script: s, depth: depth}
