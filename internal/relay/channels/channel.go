@@ -36,19 +36,28 @@ type channel struct {
 	extra []byte
 
 	agent    ssh.Channel
+	session  bool  // it has a user who can be shown text
 	out, err *pump // to the agent
 	in       *pump // to the upstream, once that is there
 	terminal *engine.Terminal
 	deferred []deferred
+	output   sync.Once // ends it
 
 	up       ssh.Channel   // nil before anything is forwarded
+	said     chan struct{} // closed when what the agent said has gone on, nil before Main
 	upEnded  chan struct{} // closed when all of the upstream's half has gone on
 	answered chan struct{} // closed when the agent has all that it gets of the channel
 
+	// order is held from before a request goes on until its answer has gone back,
+	// so that what an upstream sends after its answer comes after it.
+	order sync.Mutex
+	// last is held while the agent is sent how a command ended: a denial has the
+	// last word.
+	last sync.Mutex
+
 	mu       sync.Mutex
+	begun    bool            // a request had Main
 	exchange engine.Exchange // whose the streams are, nil before Main and after the end
-	starting bool            // Main is on its way upstream
-	over     bool            // the upstream's half has ended
 	ended    *Ended
 	told     bool
 }
@@ -96,12 +105,12 @@ func (c *channel) with(agent ssh.Channel) {
 func (c *channel) asked(ctx context.Context, requests <-chan *ssh.Request) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer c.remove(c)
-	waiting := newQueue()
+	waiting := newQueue(c.Limits.HeldBytes)
 	c.running.Go(func() {
-		if !waiting.fill(requests) {
+		waiting.fill(requests, func() {
 			c.tell(&engine.Denial{Code: engine.Limit, Reason: "too many requests wait on one channel"}, statusDenied)
-		}
+			cancel(engine.ErrGone)
+		})
 		cancel(engine.ErrGone) // what waits for a person does so for nobody
 	})
 	for r := waiting.take(); r != nil; r = waiting.take() {
@@ -116,16 +125,14 @@ func (c *channel) asked(ctx context.Context, requests <-chan *ssh.Request) {
 
 // hangUp closes the upstream's half when what the agent said has gone on.
 func (c *channel) hangUp() {
-	if c.up == nil {
-		return
+	if c.said != nil {
+		wait(c.said, closeGrace)
 	}
-	if c.in != nil {
-		timer := time.AfterFunc(closeGrace, func() { c.up.Close() })
-		c.in.finish()
-		timer.Stop()
+	c.remove(c)
+	if c.up != nil {
+		c.up.Close()
+		<-c.upEnded
 	}
-	c.up.Close()
-	<-c.upEnded
 }
 
 // finish is called when nothing more comes of the upstream's half.
@@ -143,6 +150,10 @@ func (c *channel) finish() {
 func (c *channel) request(ctx context.Context, r *ssh.Request) {
 	step := c.codec.Request(r.Type, r.Payload)
 	reply := replies(r)
+	if c.refuses(step) {
+		reply(false)
+		return
+	}
 	if step.Script != nil && c.gate.Would(step.Request) != nil {
 		reply(true) // or a client would not send its input
 		var d *engine.Denial
@@ -169,21 +180,48 @@ func (c *channel) request(ctx context.Context, r *ssh.Request) {
 		reply(c.postpone(deferred{r, step, x}))
 		return
 	}
-	ok, d := c.forward(ctx, r, step)
-	if d == nil && !ok && step.Main && reply(false) {
-		d = &engine.Denial{Code: engine.Unavailable, Reason: "the upstream refused the request"}
-	}
-	reply(ok || d != nil && step.Main)
+	ok, d := c.carryOut(ctx, r, step, x, reply)
 	switch {
 	case d != nil && step.Main:
 		c.tell(d, statusBroken)
-	case ok && step.Main:
-		c.begin(ctx, x, step.Handler)
+	case ok && step.Main: // the exchange ends with the channel
 		return
 	case ok && step.Terminal != nil:
 		c.shownOn(*step.Terminal)
 	}
 	end(x, ok)
+}
+
+// refuses says whether a step comes too late, or may not come at all.
+func (c *channel) refuses(step Step) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.told || step.Main && (c.begun || step.Request == nil)
+}
+
+// carryOut forwards what was allowed and answers it.
+func (c *channel) carryOut(ctx context.Context, r *ssh.Request, step Step, x engine.Exchange, reply func(bool) bool) (bool, *engine.Denial) {
+	c.order.Lock()
+	defer c.order.Unlock()
+	ok, d := c.forward(r, step)
+	if d == nil && !ok && step.Main && reply(false) {
+		d = &engine.Denial{Code: engine.Unavailable, Reason: "the upstream refused the request"}
+	}
+	reply(ok || d != nil && step.Main)
+	if ok && step.Main {
+		c.begin(ctx, x, step.Handler)
+	}
+	return ok, d
+}
+
+// began says whether the streams of the channel have begun, not counting what is
+// forwarded right now.
+func (c *channel) began() bool {
+	c.order.Lock()
+	defer c.order.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.begun
 }
 
 // replies returns what answers a request, once. It says whether it was answered
@@ -254,8 +292,6 @@ func (c *channel) ahead() (denied *engine.Denial) {
 	return denied
 }
 
-var closed = &engine.Denial{Code: engine.Unavailable, Reason: "the upstream closed the channel"}
-
 func orElse(b, other []byte) []byte {
 	if b != nil {
 		return b
@@ -276,7 +312,7 @@ func end(x engine.Exchange, ok bool) {
 }
 
 // forward carries out what was allowed.
-func (c *channel) forward(ctx context.Context, r *ssh.Request, step Step) (ok bool, d *engine.Denial) {
+func (c *channel) forward(r *ssh.Request, step Step) (ok bool, d *engine.Denial) {
 	switch {
 	case step.Do == Refuse, step.Do == Echo && c.up == nil:
 		return false, nil
@@ -284,7 +320,7 @@ func (c *channel) forward(ctx context.Context, r *ssh.Request, step Step) (ok bo
 		return true, nil
 	}
 	if c.up == nil {
-		if d := c.reachUp(ctx); d != nil {
+		if d := c.reachUp(); d != nil {
 			return false, d
 		}
 	}
@@ -292,12 +328,6 @@ func (c *channel) forward(ctx context.Context, r *ssh.Request, step Step) (ok bo
 		if d := c.ahead(); d != nil {
 			return false, d
 		}
-		c.start(true)
-		defer func() {
-			if !ok {
-				c.start(false)
-			}
-		}()
 	}
 	wants := r.WantReply || step.Main
 	ok, err := c.up.SendRequest(cmp.Or(step.Type, r.Type), wants, orElse(step.Payload, r.Payload))
@@ -311,8 +341,8 @@ func (c *channel) forward(ctx context.Context, r *ssh.Request, step Step) (ok bo
 }
 
 // reachUp opens the upstream's half.
-func (c *channel) reachUp(ctx context.Context) *engine.Denial {
-	side, err := c.reach(ctx)
+func (c *channel) reachUp() *engine.Denial {
+	side, err := c.reach()
 	if err != nil {
 		return unreachable(err)
 	}
@@ -320,57 +350,56 @@ func (c *channel) reachUp(ctx context.Context) *engine.Denial {
 	if err != nil {
 		return c.refusedBy(err)
 	}
-	c.joined(up, requests)
+	c.up = up
+	c.joined(requests)
 	return nil
 }
 
-// joined takes the upstream's half.
-func (c *channel) joined(up ssh.Channel, requests <-chan *ssh.Request) {
-	c.up = up
+// joined listens to the upstream's half.
+func (c *channel) joined(requests <-chan *ssh.Request) {
 	c.running.Go(func() {
-		defer close(c.upEnded)
 		c.answers(requests)
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.over = true
-		c.closeUnbegun()
+		close(c.upEnded)
+		if !c.began() { // or the end of the streams is the channel's
+			c.tell(closed, statusBroken)
+		}
 	})
-}
-
-// start notes that Main is on its way, or that it was refused. A command may end
-// before its start is answered.
-func (c *channel) start(starting bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.starting = starting
-	c.closeUnbegun()
-}
-
-// closeUnbegun closes a channel whose upstream half ended before it was for
-// anything. c.mu is held.
-func (c *channel) closeUnbegun() {
-	if c.over && !c.starting && c.exchange == nil {
-		c.agent.Close()
-	}
 }
 
 // answers passes on what the upstream asks and tells on a channel, until it
 // closes it.
 func (c *channel) answers(requests <-chan *ssh.Request) {
-	waiting := newQueue()
-	c.running.Go(func() { waiting.fill(requests) })
+	waiting := newQueue(c.Limits.HeldBytes)
+	c.running.Go(func() {
+		waiting.fill(requests, func() {
+			c.tell(&engine.Denial{Code: engine.Limit, Reason: "too many requests of the upstream wait on one channel"}, statusBroken)
+			c.up.Close()
+		})
+	})
 	for r := waiting.take(); r != nil; r = waiting.take() {
+		c.began() // when it came after an answer, that has gone back
 		out, send, ended := c.codec.Answer(r.Type, r.Payload, c.clean)
-		if ended != nil {
-			c.mu.Lock()
-			c.ended = ended
-			c.mu.Unlock()
-		}
 		ok := false
-		if send {
+		switch {
+		case ended != nil:
+			c.endsWith(r, *ended, send, out)
+		case send:
 			ok, _ = c.agent.SendRequest(r.Type, r.WantReply, out)
 		}
 		r.Reply(ok, nil) //nolint:errcheck // the channel is gone then
+	}
+}
+
+// endsWith tells the agent how a command ended, unless it was told of a denial.
+func (c *channel) endsWith(r *ssh.Request, ended Ended, send bool, out []byte) {
+	c.last.Lock()
+	defer c.last.Unlock()
+	c.mu.Lock()
+	told := c.told
+	c.ended = &ended
+	c.mu.Unlock()
+	if send && !told {
+		c.agent.SendRequest(r.Type, false, out) //nolint:errcheck // the channel is gone then
 	}
 }
 
@@ -386,28 +415,32 @@ func (c *channel) clean(b []byte) []byte {
 // begin starts the streams, which belong to the exchange from here on.
 func (c *channel) begin(ctx context.Context, x engine.Exchange, handler Handler) {
 	c.mu.Lock()
-	c.exchange = x
+	c.begun, c.exchange = true, x
 	c.mu.Unlock()
 	if c.terminal != nil {
 		x.Terminal(*c.terminal)
 	}
 	var down sync.WaitGroup // streams to the agent
-	c.err.belongs(x.Stream(engine.Stderr))
+	c.err.belongs(x.Stream(engine.Stderr), c.up.Close)
 	down.Go(func() { c.move(c.err, c.up.Stderr()) })
+	c.said = make(chan struct{})
 	if handler != nil {
-		down.Go(func() { c.handle(ctx, x, handler) })
+		gate := c.gate.Beside()
+		down.Go(func() { c.handle(ctx, x, gate, handler) })
+		close(c.said) // what is on its way ends with ctx
 	} else {
-		c.out.belongs(x.Stream(engine.Stdout))
-		c.in = &pump{to: c.up, stream: x.Stream(engine.Stdin)}
+		c.out.belongs(x.Stream(engine.Stdout), c.up.Close)
+		c.in = &pump{to: c.up, stream: x.Stream(engine.Stdin), hangUp: c.agent.Close}
 		down.Go(func() { c.move(c.out, c.up) })
 		c.running.Go(func() {
-			c.in.run(c.agent)
+			defer close(c.said)
+			c.move(c.in, c.agent)
 			c.up.CloseWrite() //nolint:errcheck // the channel is gone then
 		})
 	}
 	c.running.Go(func() {
 		down.Wait()
-		c.agent.CloseWrite() //nolint:errcheck // the channel is gone then
+		c.endOutput()
 		<-c.upEnded
 		c.complete()
 		c.agent.Close()
@@ -415,12 +448,12 @@ func (c *channel) begin(ctx context.Context, x engine.Exchange, handler Handler)
 	})
 }
 
-// move is a stream to the agent.
+// move is one stream, whose denial is the channel's.
 func (c *channel) move(p *pump, from io.Reader) {
 	p.run(from)
 	if d := p.denied(); d != nil {
-		c.tell(d, statusDenied)
 		c.up.Close()
+		c.tell(d, statusDenied)
 	}
 }
 

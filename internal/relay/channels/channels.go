@@ -22,7 +22,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -54,7 +57,7 @@ const (
 )
 
 // Codec says what requests would do. It does no I/O. Global is called from one
-// goroutine, Open from several.
+// goroutine for each side, Open from several.
 type Codec interface {
 	// Global makes a step of a request that belongs to no channel.
 	Global(from From, kind string, payload []byte) Step
@@ -98,8 +101,8 @@ type Step struct {
 	Type    string // goes on in place of the request's own; empty: that
 	Payload []byte // the same for what came with it; nil: that
 
-	// Main says that the streams of the channel belong to this request, which has
-	// no other after it.
+	// Main says that the streams of the channel belong to this request, of which
+	// there is one on a channel. It has a Request, or it is refused.
 	Main    bool
 	Handler Handler // moves the bytes; nil: the pumps do
 	// Script makes another step of the whole of the agent's input, where Request
@@ -135,19 +138,21 @@ type Session struct {
 
 	cancel  context.CancelCauseFunc
 	running sync.WaitGroup
+	reach   func() (*Side, error) // the upstream, which whoever needs it first has dialled
 
 	mu       sync.Mutex
 	open     int  // channels
 	closing  bool // nothing is dialled any more
 	channels map[*channel]bool
-
-	dialling sync.Mutex // held while the upstream is dialled
+	silent   chan struct{} // closed when no channel is left, once somebody waits for that
 	upstream *Side
-	dialErr  error
 }
 
-// errOver is why the relay ends when both sides are done.
-var errOver = errors.New("the connection ended")
+// Why a relay ends when nothing is wrong.
+var (
+	errOver = errors.New("the connection ended")
+	errGone = fmt.Errorf("the connection ended: %w", engine.ErrGone)
+)
 
 // Run relays until either side's connection or ctx ends, and returns when all of
 // it is done.
@@ -155,33 +160,82 @@ func (s *Session) Run(ctx context.Context) (err error) {
 	ctx, s.cancel = context.WithCancelCause(ctx)
 	defer s.cancel(nil)
 	s.channels = map[*channel]bool{}
+	global, opened, backward := s.Gate.Beside(), s.Gate.Beside(), s.Gate.Beside()
+	s.reach = sync.OnceValues(func() (*Side, error) { return s.dial(ctx, backward) })
+	away := make(chan struct{}) // closed when the agent's connection has ended
 	s.running.Go(func() {
 		s.Agent.Conn.Wait() //nolint:errcheck // that it ended is all there is to know
-		s.cancel(errOver)
+		close(away)
+		s.cancel(errGone)
 	})
-	s.running.Go(func() { s.globals(ctx, s.Agent.Requests) })
-	s.running.Go(func() { s.opens(ctx, Agent, s.Agent.Channels) })
+	s.running.Go(func() { s.globals(ctx, global, s.Agent.Requests) })
+	s.running.Go(func() { s.opens(ctx, opened, Agent, s.Agent.Channels) })
 	<-ctx.Done()
 	cause := context.Cause(ctx)
 	var d *engine.Denial
-	if errors.As(cause, &d) {
-		s.tellAll(d)
+	switch {
+	case errors.As(cause, &d):
+		s.tellAll(d, func(*channel) bool { return true })
+		s.part(away)
+	case cause == errOver:
+		s.part(away)
+	case cause == errGone:
+		s.linger()
 	}
 	s.close()
 	s.running.Wait()
-	if errors.Is(cause, errOver) {
+	if cause == errOver || cause == errGone {
 		return nil
 	}
 	return cause
 }
 
+// part lets an agent that has been told that all is over hang up by itself: what
+// it was told last could be lost with a connection that is closed while it speaks.
+func (s *Session) part(away <-chan struct{}) {
+	s.mu.Lock()
+	none := len(s.channels) == 0
+	s.mu.Unlock()
+	if none {
+		return
+	}
+	s.closeUpstream()
+	wait(away, sayTime)
+}
+
+// linger waits until what an agent that is gone had said has gone on.
+func (s *Session) linger() {
+	s.mu.Lock()
+	silent := make(chan struct{})
+	if s.silent = silent; len(s.channels) == 0 {
+		close(silent)
+		s.silent = nil
+	}
+	s.mu.Unlock()
+	wait(silent, closeGrace)
+}
+
+// wait waits for done, but not longer than a time.
+func wait(done <-chan struct{}, most time.Duration) {
+	late := time.NewTimer(most)
+	defer late.Stop()
+	select {
+	case <-done:
+	case <-late.C:
+	}
+}
+
 // close closes both connections, whereupon all that waits for either ends.
 func (s *Session) close() {
+	s.closeUpstream()
+	s.Agent.Conn.Close()
+}
+
+func (s *Session) closeUpstream() {
 	s.mu.Lock()
 	s.closing = true
 	up := s.upstream
 	s.mu.Unlock()
-	s.Agent.Conn.Close()
 	if up != nil {
 		up.Conn.Close()
 	}
@@ -189,8 +243,7 @@ func (s *Session) close() {
 
 // opens takes each channel that a side opens to a goroutine of its own, so that
 // none waits for another.
-func (s *Session) opens(ctx context.Context, from From, channels <-chan ssh.NewChannel) {
-	gate := s.Gate.Beside()
+func (s *Session) opens(ctx context.Context, gate engine.Gate, from From, channels <-chan ssh.NewChannel) {
 	for c := range channels {
 		if !s.enter() {
 			c.Reject(ssh.ResourceShortage, fmt.Sprintf("postern: more than %d channels on one connection", maxChannels)) //nolint:errcheck // the connection is gone then
@@ -220,19 +273,14 @@ func (s *Session) leave() {
 	s.open--
 }
 
-// reach returns the upstream, which is dialled by whoever needs it first.
-func (s *Session) reach(ctx context.Context) (*Side, error) {
-	s.dialling.Lock()
-	defer s.dialling.Unlock()
-	if s.upstream != nil || s.dialErr != nil {
-		return s.upstream, s.dialErr
-	}
-	if err := ctx.Err(); err != nil {
+// dial reaches the upstream, for all channels: it does not end with the one that
+// needed it first.
+func (s *Session) dial(ctx context.Context, gate engine.Gate) (*Side, error) {
+	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
 	up, err := s.Dial(ctx)
 	if err != nil {
-		s.dialErr = err
 		return nil, err
 	}
 	s.mu.Lock()
@@ -247,7 +295,7 @@ func (s *Session) reach(ctx context.Context) (*Side, error) {
 		s.ended()
 	})
 	s.running.Go(func() { s.upstreamGlobals(up.Requests) })
-	s.running.Go(func() { s.opens(ctx, Upstream, up.Channels) })
+	s.running.Go(func() { s.opens(ctx, gate, Upstream, up.Channels) })
 	return &up, nil
 }
 
@@ -259,16 +307,21 @@ func (s *Session) reached() *Side {
 }
 
 // ended is called when the upstream's connection has: its channels have too, and
-// the agent is told what they had to say before its connection ends.
+// the agent is told what they had to say before its connection ends. Channels on
+// which nothing was begun have nothing to wait for.
 func (s *Session) ended() {
 	s.mu.Lock()
-	waiting := make([]*channel, 0, len(s.channels))
-	for c := range s.channels {
-		waiting = append(waiting, c)
-	}
+	all := slices.Collect(maps.Keys(s.channels))
 	s.mu.Unlock()
-	for _, c := range waiting {
-		<-c.answered
+	begun := map[*channel]bool{}
+	for _, c := range all {
+		begun[c] = c.began()
+	}
+	s.tellAll(lost, func(c *channel) bool { return !begun[c] })
+	for c, answers := range begun {
+		if answers {
+			<-c.answered
+		}
 	}
 	s.cancel(errOver)
 }
@@ -279,8 +332,12 @@ func (s *Session) add(c *channel) {
 	s.channels[c] = true
 }
 
+// remove is called when all that the agent said on a channel has gone on.
 func (s *Session) remove(c *channel) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.channels, c)
+	if delete(s.channels, c); len(s.channels) == 0 && s.silent != nil {
+		close(s.silent)
+		s.silent = nil
+	}
 }

@@ -52,16 +52,16 @@ func (e agentEnd) Read(b []byte) (int, error)  { return e.agent.Read(b) }
 func (e agentEnd) Write(b []byte) (int, error) { return e.out.Write(b) }
 func (e agentEnd) CloseWrite() error           { return nil } // comes with the end of standard error
 
-func (c *channel) handle(ctx context.Context, x engine.Exchange, handler Handler) {
+func (c *channel) handle(ctx context.Context, x engine.Exchange, gate engine.Gate, handler Handler) {
 	err := handler(ctx, &Streams{
-		Agent: agentEnd{c}, Upstream: c.up, Exchange: x, Gate: c.gate.Beside(), Limits: c.Limits, Say: c.say,
+		Agent: agentEnd{c}, Upstream: c.up, Exchange: x, Gate: gate, Limits: c.Limits, Say: c.say,
 		Go: func(f func()) { c.running.Go(f) }, Hangup: func() { c.up.Close() },
 	})
 	var d *engine.Denial
 	switch {
 	case errors.As(err, &d):
-		c.tell(d, statusDenied)
 		c.up.Close()
+		c.tell(d, statusDenied)
 	case err != nil:
 		c.Log.Info("a channel ended", "error", err)
 		c.up.Close()

@@ -21,6 +21,7 @@ func (c *channel) lazy(ctx context.Context, n ssh.NewChannel, x engine.Exchange)
 	if err != nil {
 		return
 	}
+	c.session = true
 	c.with(agent)
 	c.asked(ctx, requests)
 }
@@ -30,7 +31,7 @@ func (c *channel) lazy(ctx context.Context, n ssh.NewChannel, x engine.Exchange)
 func (c *channel) whole(ctx context.Context, from From, n ssh.NewChannel, x engine.Exchange) {
 	far := &c.Agent
 	if from == Agent {
-		side, err := c.reach(ctx)
+		side, err := c.reach()
 		if err != nil {
 			n.Reject(ssh.ConnectionFailed, Line(unreachable(err), c.ID)) //nolint:errcheck // the connection is gone then
 			end(x, false)
@@ -46,21 +47,18 @@ func (c *channel) whole(ctx context.Context, from From, n ssh.NewChannel, x engi
 	}
 	own, ownRequests, err := n.Accept()
 	if err != nil {
+		c.running.Go(func() { ssh.DiscardRequests(otherRequests) })
 		other.Close()
-		go ssh.DiscardRequests(otherRequests) // ends with the channel
 		end(x, false)
 		return
 	}
 	if from == Upstream {
 		own, other, ownRequests, otherRequests = other, own, otherRequests, ownRequests
 	}
+	c.up, c.ended = other, &Ended{OK: true} // there is no exit status that it could lack
 	c.with(own)
-	c.start(true)
-	c.joined(other, otherRequests)
-	c.mu.Lock()
-	c.ended = &Ended{OK: true} // there is no exit status that it could lack
-	c.mu.Unlock()
 	c.begin(ctx, x, nil)
+	c.joined(otherRequests)
 	c.asked(ctx, ownRequests)
 }
 
@@ -77,52 +75,61 @@ func (c *channel) rejectAs(n ssh.NewChannel, err error) {
 // lead takes a connection within the connection to the target that it leads to:
 // it is served as one that the agent has made, and reaches the target by way of
 // this upstream.
-func (s *Session) lead(ctx context.Context, gate engine.Gate, n ssh.NewChannel, x engine.Exchange, to *Destination) {
-	serve, d := gate.Reenter(to.Host, to.Port)
+func (c *channel) lead(ctx context.Context, n ssh.NewChannel, x engine.Exchange, to *Destination) {
+	serve, d := c.gate.Reenter(to.Host, to.Port)
 	if d != nil {
-		n.Reject(ssh.Prohibited, Line(d, s.ID)) //nolint:errcheck // the connection is gone then
+		n.Reject(ssh.Prohibited, Line(d, c.ID)) //nolint:errcheck // the connection is gone then
 		end(x, false)
 		return
 	}
-	kind, extra := n.ChannelType(), n.ExtraData()
 	agent, requests, err := n.Accept()
 	if err != nil {
 		end(x, false)
 		return
 	}
-	s.running.Go(func() { ssh.DiscardRequests(requests) })
-	serve(ctx, s.conn(agent), func(ctx context.Context) (net.Conn, error) {
-		up, err := s.reach(ctx)
+	var halves sync.WaitGroup
+	near := conn(&halves, agent, requests)
+	serve(ctx, near, func(context.Context) (net.Conn, error) {
+		up, err := c.reach()
 		if err != nil {
 			return nil, err
 		}
-		far, requests, err := up.Conn.OpenChannel(kind, extra)
+		far, requests, err := up.Conn.OpenChannel(c.kind, c.extra)
 		if err != nil {
 			return nil, err
 		}
-		s.running.Go(func() { ssh.DiscardRequests(requests) })
-		return s.conn(far), nil
+		return conn(&halves, far, requests), nil
 	})
+	near.Close()
 	end(x, true)
+	halves.Wait() // an agent that does not end its half has one channel less to open
 }
 
-// conn makes a connection of a channel. Closing it closes the channel.
-func (s *Session) conn(c ssh.Channel) net.Conn {
+// conn makes a connection of a channel. Closing it closes the channel, which
+// takes until the other end has closed it too.
+func conn(running *sync.WaitGroup, c ssh.Channel, requests <-chan *ssh.Request) net.Conn {
 	near, far := net.Pipe()
-	s.running.Go(func() {
-		defer c.Close()
-		defer far.Close()
-		var both sync.WaitGroup
-		both.Go(func() {
-			io.Copy(c, far) //nolint:errcheck // either end may close
-			c.CloseWrite()  //nolint:errcheck // the channel is gone then
-			c.Close()
-		})
-		both.Go(func() {
-			io.Copy(far, c) //nolint:errcheck // either end may close
-			far.Close()
-		})
-		both.Wait()
+	running.Go(func() { ssh.DiscardRequests(requests) })
+	running.Go(func() {
+		io.Copy(c, far) //nolint:errcheck // either end may close
+		c.CloseWrite()  //nolint:errcheck // the channel is gone then
+		c.Close()
+	})
+	running.Go(func() {
+		io.Copy(far, patient{c}) //nolint:errcheck // either end may close
+		far.Close()
 	})
 	return near
+}
+
+// patient reads what a channel has, though its connection has ended: Read returns
+// an error with bytes when it cannot make room for more.
+type patient struct{ io.Reader }
+
+func (p patient) Read(b []byte) (int, error) {
+	n, err := p.Reader.Read(b)
+	if n > 0 {
+		err = nil
+	}
+	return n, err
 }

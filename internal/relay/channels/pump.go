@@ -24,23 +24,28 @@ type pump struct {
 
 	mu     sync.Mutex    // held while it writes: what the gateway says comes between pieces
 	stream engine.Stream // nil before it is known whose the stream is
+	hangUp func() error  // ends the Read that run waits in
 	quiet  *time.Timer
-	over   bool // nothing more goes on
+	over   bool // nothing more of the stream goes on
+	shut   bool // nor anything else
 	err    error
 	denial *engine.Denial
 }
 
-// belongs says whose the stream is.
-func (p *pump) belongs(stream engine.Stream) {
+// belongs says whose the stream is, and how to end it where it comes from.
+func (p *pump) belongs(stream engine.Stream, hangUp func() error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stream = stream
+	p.stream, p.hangUp = stream, hangUp
 }
 
 // Write is for what does not come from the stream.
 func (p *pump) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.shut {
+		return 0, io.EOF
+	}
 	return p.to.Write(b)
 }
 
@@ -55,6 +60,7 @@ func (p *pump) run(from io.Reader) {
 			pieces.Put(large)
 		}
 	}()
+	from = patient{from}
 	for {
 		n, err := from.Read(b)
 		if n > 0 && !p.pass(b[:n]) {
@@ -116,12 +122,23 @@ func (p *pump) forward(b []byte, d *engine.Denial) bool {
 	return !p.over
 }
 
+// flush moves what is held back. When that is denied, nothing but the end of the
+// stream would tell run.
 func (p *pump) flush() {
+	if p.flushed() {
+		return
+	}
+	p.hangUp() //nolint:errcheck // the channel is gone then
+}
+
+func (p *pump) flushed() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.over && p.forward(p.stream.Flush()) {
-		p.wait()
+	if p.over || !p.forward(p.stream.Flush()) {
+		return p.over && p.denial == nil && p.err == nil
 	}
+	p.wait()
+	return true
 }
 
 // finish moves what is held back; nothing goes on after it.
@@ -142,6 +159,14 @@ func (p *pump) stop() {
 	if p.quiet != nil {
 		p.quiet.Stop()
 	}
+}
+
+// close is stop for all that is written.
+func (p *pump) close() {
+	p.stop()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.shut = true
 }
 
 // denied returns the denial that ended the stream, if one did.

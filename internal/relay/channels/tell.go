@@ -60,7 +60,9 @@ func (c *channel) say(text string) {
 	c.err.Write([]byte(text)) //nolint:errcheck // the channel is gone then
 }
 
-// tell ends a channel with a denial: its text, an exit status and the end.
+// tell ends a channel with a denial: its text, an exit status and the end, after
+// which nothing of the upstream's comes. Where there is no session, an end is all
+// that can be said.
 func (c *channel) tell(d *engine.Denial, status uint32) {
 	c.mu.Lock()
 	told := c.told
@@ -69,18 +71,37 @@ func (c *channel) tell(d *engine.Denial, status uint32) {
 	if told {
 		return
 	}
-	c.say(Text(d, c.ID))
-	c.agent.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status})) //nolint:errcheck // the channel is gone then
-	c.agent.CloseWrite()                                                                    //nolint:errcheck // the channel is gone then
+	late := time.AfterFunc(sayTime, func() { c.agent.Close() })
+	defer late.Stop()
+	if c.session {
+		c.out.stop()
+		c.err.stop()
+		c.say(Text(d, c.ID))
+		c.last.Lock()
+		c.agent.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status})) //nolint:errcheck // the channel is gone then
+		c.last.Unlock()
+	}
+	c.endOutput()
 	c.agent.Close()
 }
 
-// tellAll ends every session that runs with a denial of all of them.
-func (s *Session) tellAll(d *engine.Denial) {
+// endOutput says that nothing more follows, once nothing does.
+func (c *channel) endOutput() {
+	c.output.Do(func() {
+		c.out.close()
+		c.err.close()
+		c.agent.CloseWrite() //nolint:errcheck // the channel is gone then
+	})
+}
+
+// tellAll ends channels that are open with a denial of all of them.
+func (s *Session) tellAll(d *engine.Denial, which func(*channel) bool) {
 	s.mu.Lock()
 	all := make([]*channel, 0, len(s.channels))
 	for c := range s.channels {
-		all = append(all, c)
+		if which(c) {
+			all = append(all, c)
+		}
 	}
 	s.mu.Unlock()
 	over := make(chan struct{}, len(all))
@@ -101,6 +122,11 @@ func (s *Session) tellAll(d *engine.Denial) {
 	}
 }
 
+var (
+	closed = &engine.Denial{Code: engine.Unavailable, Reason: "the upstream closed the channel"}
+	lost   = &engine.Denial{Code: engine.Unavailable, Reason: "the upstream's connection ended"}
+)
+
 // unreachable is what an agent is told of an upstream that could not be had.
 func unreachable(err error) *engine.Denial {
 	var d *engine.Denial
@@ -117,7 +143,7 @@ func unreachable(err error) *engine.Denial {
 func (c *channel) refusedBy(err error) *engine.Denial {
 	var no *ssh.OpenChannelError
 	if !errors.As(err, &no) {
-		return &engine.Denial{Code: engine.Unavailable, Reason: "the upstream's connection ended"}
+		return lost
 	}
 	words := cmp.Or(string(c.gate.Scrub([]byte(no.Message))), "no reason given")
 	return &engine.Denial{Code: engine.Unavailable, Reason: fmt.Sprintf("the upstream refused the channel: %s: %s", no.Reason, words)}
@@ -126,8 +152,11 @@ func (c *channel) refusedBy(err error) *engine.Denial {
 // serve decides the opening of a channel, and goes on with what it is.
 func (s *Session) serve(ctx context.Context, gate engine.Gate, from From, n ssh.NewChannel) {
 	step, codec := s.Codec.Open(from, n.ChannelType(), n.ExtraData())
+	if step.Main && step.Request == nil {
+		step.Do = Refuse
+	}
 	x, d := decide(ctx, gate, step.Request)
-	c := s.channel(gate, codec, n.ChannelType(), n.ExtraData())
+	c := s.channel(gate, codec, n.ChannelType(), orElse(step.Payload, n.ExtraData()))
 	switch {
 	case d != nil:
 		n.Reject(ssh.Prohibited, Line(d, s.ID)) //nolint:errcheck // the connection is gone then
@@ -135,7 +164,7 @@ func (s *Session) serve(ctx context.Context, gate engine.Gate, from From, n ssh.
 		n.Reject(ssh.UnknownChannelType, "postern: channels of this kind are not passed on") //nolint:errcheck // as above
 		end(x, false)
 	case step.Forward != nil:
-		s.lead(ctx, gate, n, x, step.Forward)
+		c.lead(ctx, n, x, step.Forward)
 	case step.Main:
 		c.whole(ctx, from, n, x)
 	default:
