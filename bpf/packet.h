@@ -13,6 +13,10 @@
 #define TCP_ACK 0x10
 #define TCP_FLAGS_AT 13
 
+#define IPPROTO_HOPOPTS 0
+#define OPTION_JUMBO 0xc2
+#define MAX_V6_PAYLOAD 65535
+
 struct packet {
 	__u32 saddr[4];
 	__u32 daddr[4];
@@ -46,9 +50,37 @@ struct v6_header {
 	__u32 daddr[4];
 };
 
+/* A hop-by-hop header with the one option that tells a longer payload (RFC 2675). */
+struct jumbo_header {
+	__u8 next;
+	__u8 length;
+	__u8 option;
+	__u8 option_length;
+	__u32 payload;
+};
+
 /*
- * Reads addresses and ports. Options (a source route!), extension headers and
- * fragments are not understood, and what is not understood does not pass.
+ * The kernel puts this header in front of segments that no length of IPv6 can
+ * tell (ip6_xmit): with BIG TCP, and since Linux 6.10 from bbr on loopback. An
+ * agent that sets it by IPV6_HOPOPTS gets it in front of a payload with a length
+ * or behind the kernel's own, and neither is this.
+ */
+static __always_inline int is_jumbo(struct __sk_buff *skb, const struct v6_header *h)
+{
+	struct jumbo_header j;
+
+	if (h->next != IPPROTO_HOPOPTS || h->length)
+		return 0;
+	if (bpf_skb_load_bytes(skb, sizeof(*h), &j, sizeof(j)))
+		return 0;
+	return j.next == IPPROTO_TCP && !j.length && j.option == OPTION_JUMBO &&
+	       j.option_length == sizeof(j.payload) && bpf_ntohl(j.payload) > MAX_V6_PAYLOAD;
+}
+
+/*
+ * Reads addresses and ports. Options (a source route!), fragments and extension
+ * headers but the kernel's own are not understood, and what is not understood
+ * does not pass.
  */
 static __always_inline int read_packet(struct __sk_buff *skb, struct packet *p)
 {
@@ -79,6 +111,10 @@ static __always_inline int read_packet(struct __sk_buff *skb, struct packet *p)
 		__builtin_memcpy(p->saddr, h.saddr, sizeof(p->saddr));
 		__builtin_memcpy(p->daddr, h.daddr, sizeof(p->daddr));
 		at = sizeof(h);
+		if (is_jumbo(skb, &h)) {
+			p->protocol = IPPROTO_TCP;
+			at += sizeof(struct jumbo_header);
+		}
 	} else {
 		return 0;
 	}

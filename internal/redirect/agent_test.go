@@ -221,6 +221,10 @@ func (c call) do() (got answer, err error) {
 		buf := make([]byte, 4096)
 		got.N, from, err = unix.Recvfrom(c.FD, buf, 0)
 		got.Data = buf[:max(got.N, 0)]
+	case "write_often":
+		got.N, err = writeOften(c.FD, c.Data, c.A)
+	case "read_much":
+		got.N, got.Data, err = readMuch(c.FD, c.A)
 	case "getpeername":
 		from, err = unix.Getpeername(c.FD)
 	case "getsockname":
