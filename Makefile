@@ -151,7 +151,7 @@ setup-bench:
 	@test/tools/setup postgresql-15 postgresql-client-15 pgbouncer
 
 .PHONY: bench
-bench: bench-postgres bench-connect bench-mask bench-sql ## every benchmark, side by side with what one would have instead
+bench: bench-postgres bench-connect bench-ssh bench-mask bench-sql ## every benchmark, side by side with what one would have instead
 
 .PHONY: bench-postgres
 bench-postgres: setup-bench build ## pgbench: direct, through pgbouncer, through the gateway (as root, ten minutes)
@@ -161,6 +161,11 @@ bench-postgres: setup-bench build ## pgbench: direct, through pgbouncer, through
 bench-connect: ## connections: direct, through a proxy, by iptables, by the kernel programs (as root, a minute)
 	@test/tools/setup iptables
 	@go run ./test/bench -connections -rounds 9
+
+.PHONY: bench-ssh
+bench-ssh: build ## SSH: direct, by ProxyJump, through the gateway: commands, set-up, 1 GiB, idle sessions (as root, ten minutes)
+	@test/tools/setup openssh-server openssh-client openssh-sftp-server
+	@go run ./test/bench -ssh -rounds 3
 
 .PHONY: bench-sql
 bench-sql: build ## statements and rules: from memory, by the worker, 50 rules, beside parsers, OPA and Cedar (two minutes)

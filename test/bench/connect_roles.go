@@ -36,6 +36,8 @@ type role struct {
 	Name     string
 	Upstream string // the echo server, for those in between
 
+	SSH *sshWork // of the client of SSH
+
 	// Of the gateway.
 	Options  redirect.Options
 	Policies []uint32
@@ -66,6 +68,8 @@ func play(text string) int {
 		switch r.Name {
 		case roleAgent:
 			err = answerEach(func(w work) any { return w.do() })
+		case roleSSH:
+			err = r.SSH.do()
 		case roleGateway:
 			err = r.gateway()
 		default:

@@ -6,7 +6,7 @@
 // build/.
 //
 // With -connections it measures instead what a connection costs an agent: see
-// connect.go.
+// connect.go; with -ssh commands and files by SSH: see ssh.go.
 //
 // Start with run; rows.go has what is measured.
 package main
@@ -29,6 +29,7 @@ type options struct {
 	only   string
 
 	connections bool
+	ssh         bool
 }
 
 func main() {
@@ -41,6 +42,7 @@ func main() {
 	flag.DurationVar(&o.time, "time", 2*time.Second, "how long one measurement takes")
 	flag.StringVar(&o.only, "only", "", "only rows whose name holds this")
 	flag.BoolVar(&o.connections, "connections", false, "measure connections instead of PostgreSQL")
+	flag.BoolVar(&o.ssh, "ssh", false, "measure SSH instead of PostgreSQL")
 	flag.Parse()
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "bench: it attaches kernel programs, so it takes root: sudo make bench")
@@ -48,8 +50,11 @@ func main() {
 	}
 	os.Exit(servers.Isolated(func() int {
 		measure := run
-		if o.connections {
+		switch {
+		case o.connections:
 			measure = connections
+		case o.ssh:
+			measure = measureSSH
 		}
 		if err := measure(o); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
