@@ -251,6 +251,30 @@ func TestScript(t *testing.T) {
 	}
 }
 
+// A script that was cut off is not run up to where it was.
+func TestScriptCutOff(t *testing.T) {
+	w := newWorld(t)
+	w.denies("shell", "")
+	client := w.mustAgent()
+	s, err := client.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := s.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Shell(); err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(in, "cp -r /srv /srv.old\nfind /srv -mtime +3")
+	client.Close()
+	w.wait()
+	if w.dials != 0 {
+		t.Error("it was run")
+	}
+}
+
 // A shell that is allowed is one: what is typed goes to it.
 func TestShell(t *testing.T) {
 	w := newWorld(t)

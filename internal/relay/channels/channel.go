@@ -246,6 +246,11 @@ func (c *channel) script(step Step) (Step, *engine.Denial) {
 	})
 	defer hint.Stop()
 	input, err := io.ReadAll(io.LimitReader(c.agent, int64(c.Limits.HeldBytes)+1))
+	if err == nil && len(input) <= c.Limits.HeldBytes {
+		// An input that was cut off ends like one that is whole, but for whether the
+		// agent is still there to answer.
+		_, err = c.agent.SendRequest("keepalive@openssh.com", true, nil)
+	}
 	switch {
 	case err != nil:
 		return step, &engine.Denial{Code: engine.Cancelled, Reason: "the client is gone"}
