@@ -17,7 +17,7 @@ import (
 
 const (
 	// storyTimeout bounds one machine, whose processor is emulated.
-	storyTimeout = 9 * time.Minute
+	storyTimeout = 15 * time.Minute
 	// consoleTail is how much of a console a failure shows, in lines.
 	consoleTail = 60
 )
