@@ -15,6 +15,7 @@ import (
 	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/policy"
 	"github.com/postern/postern/internal/protocol/postgres"
+	"github.com/postern/postern/internal/shell"
 	"github.com/postern/postern/internal/sql"
 	"github.com/postern/postern/internal/trial"
 	"github.com/postern/postern/pkg/control"
@@ -23,7 +24,7 @@ import (
 // maxQuestion bounds a question: a statement of sql.MaxText, escaped.
 const maxQuestion = 8 << 20
 
-// decideOnly answers what a configuration would make of statements, one question
+// decideOnly answers what a configuration would make of statements and commands, one question
 // per line, without the daemon's state and without a connection.
 func decideOnly(ctx context.Context, path, catalog string, in io.Reader, out, errOut io.Writer) error {
 	b := &builder{protocols: protocols(nil, nil, nil)}
@@ -112,7 +113,7 @@ func (j *judge) answer(ctx context.Context, q *trial.Question) *trial.Answer {
 		a.Effects = matched(p.Explain(in))
 	}
 	a.Action, a.Rule, a.Reason, a.Help = v.Action.String(), v.Rule, v.Reason, v.Help
-	if t != nil && !q.Fixed {
+	if t != nil && !q.Fixed && !j.speaksSSH(q.Target) {
 		if v.Action != policy.Deny || a.Observed {
 			t.Ran()
 		}
@@ -128,6 +129,10 @@ func (j *judge) understand(ctx context.Context, q *trial.Question, t *postgres.T
 		in.Effects = append(in.Effects, engine.Effect{Verb: e.Verb, Object: e.Object})
 	}
 	if q.Fixed {
+		return true
+	}
+	if j.speaksSSH(q.Target) {
+		asCommand(q, in, a)
 		return true
 	}
 	r, stmt, refused := t.Request(ctx, q.Text)
@@ -154,6 +159,27 @@ func (j *judge) understand(ctx context.Context, q *trial.Question, t *postgres.T
 		}
 	}
 	return true
+}
+
+func (j *judge) speaksSSH(target string) bool {
+	return slices.ContainsFunc(j.cfg.Targets, func(t config.Target) bool { return t.Name == target && t.Protocol == config.ProtocolSSH })
+}
+
+// asCommand takes a text for a command. What is on record of something else, such
+// as a file operation, has effects that are no command's, and no facts.
+func asCommand(q *trial.Question, in *policy.Input, a *trial.Answer) {
+	script := shell.Parse(q.Text, shell.Options{})
+	effects := script.Effects()
+	if len(q.Effects) > 0 && !slices.Equal(effects, in.Effects) {
+		return
+	}
+	in.Effects, in.Facts = effects, script.Facts()
+	a.Facts = in.Facts
+	for _, f := range shell.Facts {
+		if _, ok := a.Facts[f.Name]; !ok && f.Name != shell.FactRepository {
+			a.Unknown = append(a.Unknown, f.Name)
+		}
+	}
 }
 
 func matched(matches []policy.Match) (out []trial.Effect) {

@@ -251,6 +251,16 @@ func TestSSHApproval(t *testing.T) {
 	s.expect("approved")
 }
 
+// What a policy would make of a command is told without running it.
+func TestSSHPolicyExplains(t *testing.T) {
+	w := startSSH(t)
+	for command, want := range map[string]string{"id | cat": "allow", "id && rm -r /srv": "no-rm", "sudo id": "deny", "$X": "deny"} {
+		out, _ := w.postern.CLI("policy", "explain", "--agent", "admin", "--target", "web", command).CombinedOutput()
+		mustContain(t, string(out), want)
+		mustNotContain(t, string(out), "catalog", "panic")
+	}
+}
+
 // The key is nowhere where the agent could have it: not in what it is told, not
 // in what a command prints of it, not in recordings or logs.
 func TestSSHCanary(t *testing.T) {
