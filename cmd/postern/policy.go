@@ -297,7 +297,10 @@ func (c *cli) showMasks(a *trial.Answer, catalog string) {
 	if len(a.Masked) > 0 {
 		fmt.Fprintf(p, "masked   %s\n", safe(strings.Join(a.Masked, ", ")))
 	}
-	if _, command := a.Facts["ssh.command"]; catalog == "" && !command {
+	if _, command := a.Facts["ssh.command"]; command {
+		return // there is nothing that a catalog could tell
+	}
+	if catalog == "" {
 		fmt.Fprintln(p, p.dim("catalog  none: names stand as written, unique keys are not known, and every column counts as masked where a mask names any"))
 		fmt.Fprintln(p, p.dim("         `postern policy catalog > catalog.yaml` has the daemon's; then --catalog catalog.yaml"))
 	} else {
