@@ -2,6 +2,7 @@ package ssh
 
 import (
 	"net"
+	"net/netip"
 	"strconv"
 	"sync"
 
@@ -118,7 +119,7 @@ func (c *codec) Global(from channels.From, kind string, payload []byte) channels
 		if ssh.Unmarshal(payload, &b) != nil {
 			return channels.Step{Request: c.malformed("global", kind)}
 		}
-		return channels.Step{Do: channels.Echo, Then: func(ok bool, _ []byte) {
+		return channels.Step{Do: channels.Echo, Then: func(ok bool) {
 			if ok {
 				c.may(channelForwarded, b.String(), false)
 			}
@@ -137,19 +138,24 @@ func (c *codec) listen(kind string, payload []byte) channels.Step {
 	}
 	r := c.request("forward", "forward "+b.String()+" back", verbForwardBack, b.String())
 	r.Facts[factHost], r.Facts[factPort] = b.Host, int64(b.Port)
-	return channels.Step{Do: channels.Forward, Request: r, Then: func(ok bool, answer []byte) {
-		got := b
-		if b.Port == 0 { // the upstream has picked one
+	step := channels.Step{Do: channels.Forward, Request: r}
+	got := b
+	if b.Port == 0 { // the upstream picks one
+		step.Answer = func(answer []byte) []byte {
 			var port struct{ Port uint32 }
 			if ssh.Unmarshal(answer, &port) != nil {
-				return
+				return nil
 			}
 			got.Port = port.Port
+			return ssh.Marshal(port)
 		}
+	}
+	step.Then = func(ok bool) {
 		if ok {
 			c.may(channelForwarded, got.String(), true)
 		}
-	}}
+	}
+	return step
 }
 
 func (c *codec) listenSocket(kind string, payload []byte) channels.Step {
@@ -158,7 +164,7 @@ func (c *codec) listenSocket(kind string, payload []byte) channels.Step {
 		return channels.Step{Request: c.malformed("global", kind)}
 	}
 	forward := kind == globalForwardSocket
-	step := channels.Step{Do: channels.Echo, Then: func(ok bool, _ []byte) {
+	step := channels.Step{Do: channels.Echo, Then: func(ok bool) {
 		if ok {
 			c.may(channelForwardedSocket, s.Path, forward)
 		}
@@ -207,7 +213,8 @@ func (c *codec) direct(kind string, extra []byte) channels.Step {
 }
 
 // opened is a channel that the upstream opens, for what the agent asked for
-// before and was allowed. It is decided again: the policy may have changed.
+// before and was allowed. It is decided again: the policy may have changed. The
+// agent is given of it what has a meaning.
 func (c *codec) opened(kind string, extra []byte) channels.Step {
 	refused := channels.Step{Request: c.unknown("open", kind)}
 	step := channels.Step{Do: channels.Forward, Main: true}
@@ -219,25 +226,45 @@ func (c *codec) opened(kind string, extra []byte) channels.Step {
 		}
 		step.Request = c.request("forward", "connection to "+f.to().String(), verbForwardBack, f.to().String())
 		step.Request.Facts[factHost], step.Request.Facts[factPort] = f.Host, int64(f.Port)
+		f.FromHost = addressOrNone(f.FromHost)
+		step.Payload = ssh.Marshal(f)
 	case channelForwardedSocket:
 		var s struct{ Path, Reserved string }
 		if ssh.Unmarshal(extra, &s) != nil || !c.mayOpen(kind, s.Path) {
 			return refused
 		}
 		step.Request = c.request("forward", "connection to "+s.Path, verbForwardPath, s.Path)
-	case channelX11, channelAgent:
+		s.Reserved = ""
+		step.Payload = ssh.Marshal(s)
+	case channelX11:
+		var from struct {
+			Host string
+			Port uint32
+		}
+		if ssh.Unmarshal(extra, &from) != nil || !c.mayOpen(kind, "") {
+			return refused
+		}
+		step.Request = c.request("forward", kind, verbForwardX11, "")
+		from.Host = addressOrNone(from.Host)
+		step.Payload = ssh.Marshal(from)
+	case channelAgent:
 		if !c.mayOpen(kind, "") {
 			return refused
 		}
-		verb := verbForwardX11
-		if kind == channelAgent {
-			verb = verbForwardAgent
-		}
-		step.Request = c.request("forward", kind, verb, "")
+		step.Request, step.Payload = c.request("forward", kind, verbForwardAgent, ""), []byte{}
 	default:
 		return refused
 	}
 	return step
+}
+
+// addressOrNone is what an upstream says of where a connection comes from, where
+// that is an address: it could say anything.
+func addressOrNone(s string) string {
+	if _, err := netip.ParseAddr(s); err != nil {
+		return ""
+	}
+	return s
 }
 
 // connection is what direct-tcpip and forwarded-tcpip are opened with.

@@ -271,6 +271,17 @@ func TestHostKeyIsChosen(t *testing.T) {
 	}
 }
 
+// An error that quotes the login is in the log without it.
+func TestLogHidesTheLogin(t *testing.T) {
+	w := newWorld(t)
+	var log bytes.Buffer
+	w.env.Log, w.gate.Hide, w.unreachable = slog.New(slog.NewTextHandler(&log, nil)), canary, errors.New("it said: "+canary)
+	_, told, _ := exec(t, w.mustAgent(), "true", "")
+	if strings.Contains(log.String()+told, canary) || !strings.Contains(log.String(), "it said: [hidden]") {
+		t.Errorf("%s\n%s", log.String(), told)
+	}
+}
+
 // TestTryLogin is what operators have: the same login, with its error.
 func TestTryLogin(t *testing.T) {
 	for password, fine := range map[string]bool{canary: true, "wrong": false} {

@@ -57,7 +57,7 @@ func (s *session) Request(kind string, payload []byte) channels.Step {
 		}
 		step := s.main(kind, payload)
 		step.Main, step.Do = true, channels.Forward
-		step.Then = func(ok bool, _ []byte) { s.begun = s.begun || ok }
+		step.Then = func(ok bool) { s.begun = s.begun || ok }
 		return step
 	case requestWindow:
 		var size struct{ Columns, Rows, Width, Height uint32 }
@@ -118,7 +118,7 @@ func (s *session) variable(kind string, payload []byte) channels.Step {
 	step := channels.Step{Do: channels.Defer}
 	if !harmless(v.Name) || !plainText(v.Value) {
 		step.Request = s.request("env", v.Name+"="+v.Value, verbEnv, v.Name)
-		step.Then = func(bool, []byte) {} // the upstream is asked whether it takes it
+		step.Then = func(bool) {} // the upstream is asked whether it takes it
 	}
 	s.env = append(s.env, v.Name+"="+v.Value)
 	return step
@@ -140,7 +140,7 @@ func (s *session) forwarding(kind string) channels.Step {
 	if s.begun {
 		return channels.Step{Do: channels.Refuse}
 	}
-	return channels.Step{Do: channels.Defer, Request: s.request("forward", kind, verb, ""), Then: func(ok bool, _ []byte) {
+	return channels.Step{Do: channels.Defer, Request: s.request("forward", kind, verb, ""), Then: func(ok bool) {
 		if ok {
 			s.may(channel, "", true)
 		}
@@ -203,7 +203,7 @@ func (s *session) script(input []byte) channels.Step {
 	text := string(input)
 	step := s.exec("script", text)
 	step.Main, step.Do = true, channels.Forward
-	step.Then = func(ok bool, _ []byte) { s.begun = s.begun || ok }
+	step.Then = func(ok bool) { s.begun = s.begun || ok }
 	step.Type, step.Payload = requestExec, ssh.Marshal(struct{ Text string }{text})
 	return step
 }
@@ -239,7 +239,7 @@ func (s *session) Answer(kind string, payload []byte, clean func([]byte) []byte)
 		if ssh.Unmarshal(payload, &status) != nil {
 			return nil, false, nil
 		}
-		return payload, true, &channels.Ended{
+		return payload, true, &channels.Ended{ // four bytes, no more
 			Tag: fmt.Sprintf("exit %d", status.Code), OK: status.Code == 0, Exit: &engine.Exit{Status: status.Code},
 		}
 	case answerSignal:
@@ -252,10 +252,22 @@ func (s *session) Answer(kind string, payload []byte, clean func([]byte) []byte)
 		if ssh.Unmarshal(payload, &signal) != nil {
 			return nil, false, nil
 		}
-		signal.Message = string(clean([]byte(signal.Message)))
+		if !slices.Contains(signals, signal.Name) {
+			signal.Name = "unknown@postern"
+		}
+		signal.Message, signal.Language = string(clean([]byte(signal.Message))), ""
 		return ssh.Marshal(signal), true, &channels.Ended{Tag: "signal " + signal.Name, Exit: &engine.Exit{Signal: signal.Name}}
-	case requestFlow, requestEOW:
-		return payload, true, nil
+	case requestFlow:
+		var flow struct{ Client bool }
+		if ssh.Unmarshal(payload, &flow) != nil {
+			return nil, false, nil
+		}
+		return ssh.Marshal(flow), true, nil
+	case requestEOW:
+		return nil, true, nil
 	}
 	return nil, false, nil
 }
+
+// signals are those that RFC 4254 (section 6.10) and OpenSSH have names for.
+var signals = []string{"ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM", "USR1", "USR2", "INFO@openssh.com", "SIG@openssh.com"}

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/crypto/ssh"
 
@@ -83,6 +84,20 @@ func New() engine.Protocol {
 	}
 }
 
+// Pivot says whether an effect acts outside of the gateway, or may: a command does
+// unless the facts of its request say that none in it can, and it cannot by itself
+// either, for a rule that names it allows it with any words.
+func Pivot(e engine.Effect, facts map[string]any) bool {
+	switch e.Verb {
+	case verbShell, verbTunnel, verbForwardAgent, verbForwardX11:
+		return true
+	case shell.VerbExec:
+		alone := shell.Parse(e.Object, shell.Options{}).Facts()
+		return facts[shell.FactPivot] != false || alone[shell.FactPivot] != false
+	}
+	return false
+}
+
 // pivots are what acts outside of the gateway.
 func pivots() []engine.Effect {
 	out := []engine.Effect{{Verb: verbShell}, {Verb: verbTunnel}, {Verb: verbForwardAgent}}
@@ -102,25 +117,26 @@ type conn struct {
 
 // Relay implements engine.Engine.
 func (c *conn) Relay(ctx context.Context, _ *wire.Conn, up engine.Upstream, gate engine.Gate) error {
+	dialling := gate.Beside()
 	s := &channels.Session{
 		ID: c.env.Flow.Session, Agent: *c.agent, Gate: gate, Codec: newCodec(c.env.Flow.Session),
-		Dial:   func(ctx context.Context) (channels.Side, error) { return c.dial(ctx, up) },
+		Dial:   func(ctx context.Context) (channels.Side, error) { return c.dial(ctx, up, dialling) },
 		Limits: c.env.Limits, Log: c.env.Log,
 	}
 	return s.Run(ctx)
 }
 
 // dial reaches the upstream and logs in.
-func (c *conn) dial(ctx context.Context, up engine.Upstream) (channels.Side, error) {
+func (c *conn) dial(ctx context.Context, up engine.Upstream, gate engine.Gate) (channels.Side, error) {
 	socket, login, err := up.Conn(ctx)
 	if err != nil {
-		c.tellOperators(err)
+		c.tellOperators(gate, err)
 		return channels.Side{}, err
 	}
 	side, err := logIn(ctx, socket, login, c.user, c.env.Limits)
 	if err != nil {
 		socket.Close()
-		c.tellOperators(err)
+		c.tellOperators(gate, err)
 		var d *engine.Denial
 		if errors.As(err, &d) {
 			return channels.Side{}, d
@@ -130,9 +146,14 @@ func (c *conn) dial(ctx context.Context, up engine.Upstream) (channels.Side, err
 	return side, nil
 }
 
-// tellOperators says in the log what the agent is not told.
-func (c *conn) tellOperators(err error) {
-	c.env.Log.Warn("the upstream cannot be used", "error", err, "cause", errors.Unwrap(err))
+// tellOperators says in the log what the agent is not told. An upstream is quoted
+// in it, which may quote the login.
+func (c *conn) tellOperators(gate engine.Gate, err error) {
+	text := err.Error()
+	if cause := errors.Unwrap(err); cause != nil && !strings.Contains(text, cause.Error()) {
+		text += ": " + cause.Error()
+	}
+	c.env.Log.Warn("the upstream cannot be used", "error", string(gate.Scrub([]byte(text))))
 }
 
 // Refuse implements engine.Engine: there is room for words in the answer to the

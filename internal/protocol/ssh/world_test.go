@@ -97,6 +97,8 @@ type world struct {
 
 	far ssh.Conn // the upstream's, of the last login
 
+	unreachable error // of dialling it
+
 	mu    sync.Mutex
 	seen  []string // what the upstream was asked
 	dials int
@@ -175,6 +177,9 @@ func (w *world) Conn(context.Context) (*wire.Conn, engine.Login, error) {
 	w.mu.Lock()
 	w.dials++
 	w.mu.Unlock()
+	if w.unreachable != nil {
+		return nil, engine.Login{}, w.unreachable
+	}
 	near, far := socketPair(w.t)
 	go w.serve(far)
 	return wire.New(near), w.login, nil

@@ -165,7 +165,7 @@ func (c *channel) request(ctx context.Context, r *ssh.Request) {
 	if step.Main && step.Request != nil {
 		step.Request.Pending = func(p engine.Pending) {
 			reply(true) // or a client would not show what it is told
-			c.say(pendingText(p))
+			c.say(Pending(p))
 		}
 	}
 	x, d := decide(ctx, c.gate, step.Request)
@@ -289,7 +289,7 @@ func (c *channel) ahead() (denied *engine.Denial) {
 		case !ok && d.step.Needed != "":
 			denied = &engine.Denial{Code: engine.Unavailable, Reason: "the upstream gives no " + d.step.Needed}
 		case d.step.Then != nil:
-			d.step.Then(ok, nil)
+			d.step.Then(ok)
 		}
 		end(d.exchange, denied == nil && (ok || d.step.Then == nil))
 	}
@@ -340,7 +340,7 @@ func (c *channel) forward(r *ssh.Request, step Step) (ok bool, d *engine.Denial)
 		return false, closed
 	}
 	if step.Then != nil {
-		step.Then(ok, nil)
+		step.Then(ok)
 	}
 	return ok || !wants, nil
 }

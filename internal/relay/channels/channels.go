@@ -114,8 +114,11 @@ type Step struct {
 	Needed   string
 	Terminal *engine.Terminal // what the channel is shown on from now on
 	Forward  *Destination     // of the opening of a channel: it leads on, within the connection
-	// Then is called after the request was forwarded, with the answer.
-	Then func(ok bool, answer []byte)
+	// Answer makes of what came with the upstream's yes to a global request what the
+	// agent is given of it. Nil: nothing is.
+	Answer func(answer []byte) []byte
+	// Then is called after the request was forwarded and answered.
+	Then func(ok bool)
 }
 
 // Destination is where a connection within the connection leads.

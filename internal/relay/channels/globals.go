@@ -43,11 +43,17 @@ func (s *Session) global(r *ssh.Request, step Step) (ok bool, answer []byte) {
 	if err != nil {
 		return false, nil
 	}
-	ok, answer, err = up.Conn.SendRequest(cmp.Or(step.Type, r.Type), r.WantReply || step.Then != nil, orElse(step.Payload, r.Payload))
-	if err == nil && step.Then != nil {
-		step.Then(ok, answer)
+	ok, words, err := up.Conn.SendRequest(cmp.Or(step.Type, r.Type), r.WantReply || step.Then != nil, orElse(step.Payload, r.Payload))
+	if err != nil {
+		return false, nil
 	}
-	return ok && err == nil, answer
+	if ok && step.Answer != nil {
+		answer = step.Answer(words)
+	}
+	if step.Then != nil {
+		step.Then(ok)
+	}
+	return ok, answer
 }
 
 // upstreamGlobals answers the upstream's requests that belong to no channel. None

@@ -63,7 +63,7 @@ func (c *channel) handle(ctx context.Context, x engine.Exchange, gate engine.Gat
 		c.up.Close()
 		c.tell(d, statusDenied)
 	case err != nil:
-		c.Log.Info("a channel ended", "error", err)
+		c.Log.Info("a channel ended", "error", string(gate.Scrub([]byte(err.Error()))))
 		c.up.Close()
 	}
 }

@@ -40,7 +40,8 @@ func Line(d *engine.Denial, session string) string {
 	return s + " (session " + session + ")"
 }
 
-func pendingText(p engine.Pending) string {
+// Pending says that a request waits, and for whom.
+func Pending(p engine.Pending) string {
 	s := fmt.Sprintf("postern: waiting for approval %s (rule %q), until %s\n", p.ID, p.Rule, p.DecideBy.Format(time.RFC3339))
 	if p.Help != "" {
 		s += "postern: " + p.Help + "\n"

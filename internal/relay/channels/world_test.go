@@ -319,7 +319,7 @@ func (codec) Global(from From, kind string, payload []byte) Step {
 	case from == Upstream, kind == "keepalive@openssh.com":
 		return Step{Do: Grant}
 	case kind == "tcpip-forward":
-		return Step{Do: Forward, Request: &engine.Request{Kind: "forward-remote", Text: text(payload)}, Then: func(bool, []byte) {}}
+		return Step{Do: Forward, Request: &engine.Request{Kind: "forward-remote", Text: text(payload)}, Then: func(bool) {}, Answer: func(b []byte) []byte { return b }}
 	}
 	return Step{}
 }

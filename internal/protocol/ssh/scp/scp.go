@@ -298,9 +298,7 @@ func (t *transfer) decide(ctx context.Context, verb string, e entry) (engine.Exc
 		r.Writes = 1
 		r.Text += fmt.Sprintf(" mode %04o", e.mode&0o7777)
 	}
-	r.Pending = func(p engine.Pending) {
-		t.Say(fmt.Sprintf("postern: waiting for approval %s (rule %q), until %s\npostern: an operator decides with: postern approve %s\n", p.ID, p.Rule, p.DecideBy.Format(time.RFC3339), p.ID))
-	}
+	r.Pending = func(p engine.Pending) { t.Say(channels.Pending(p)) }
 	x, err := t.Gate.Submit(ctx, r)
 	var d *engine.Denial
 	if err != nil && !errors.As(err, &d) {

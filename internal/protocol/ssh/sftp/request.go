@@ -7,9 +7,9 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/postern/postern/internal/engine"
+	"github.com/postern/postern/internal/relay/channels"
 )
 
 // The facts of a request, for rules.
@@ -108,13 +108,7 @@ func (r *relay) park(ctx context.Context, p *pending, request *engine.Request, s
 	return nil
 }
 
-func (r *relay) pendingLine(p engine.Pending) {
-	line := fmt.Sprintf("postern: waiting for approval %s (rule %q), until %s\n", p.ID, p.Rule, p.DecideBy.Format(time.RFC3339))
-	if p.Help != "" {
-		line += "postern: " + p.Help + "\n"
-	}
-	r.Say(line + "postern: an operator decides with: postern approve " + p.ID + "\n")
-}
+func (r *relay) pendingLine(p engine.Pending) { r.Say(channels.Pending(p)) }
 
 func (r *relay) unpark(p *parked) {
 	r.mu.Lock()
