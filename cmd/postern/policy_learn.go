@@ -55,7 +55,10 @@ type leftOut struct {
 }
 
 // group is what becomes one rule: the objects of a verb under a condition.
-type group struct{ target, verb, when string }
+type group struct {
+	target, verb, when string
+	ssh                bool // its objects are no tables
+}
 
 func (c *cli) learnCommand() *cobra.Command {
 	var meant selection
@@ -117,7 +120,9 @@ func (c *cli) learn(cmd *cobra.Command, cfg *config.Config, agent, catalog, writ
 			l.Policy.Masks = p.Masks
 		}
 	}
-	groups, refused := gather(statements, answers)
+	groups, refused := gather(statements, answers, func(target string) bool {
+		return slices.ContainsFunc(cfg.Targets, func(t config.Target) bool { return t.Name == target && t.Protocol == config.ProtocolSSH })
+	})
 	l.Policy.Rules = rulesOf(groups)
 	if len(l.Policy.Rules) == 0 {
 		return nil, errors.New("nothing that was recorded can be learnt from")
@@ -160,19 +165,19 @@ func candidate(cfg *config.Config, path string) (string, func(), error) {
 
 // gather sorts the effects of what went ahead, and says of the rest why no rule
 // is made for it, by the number of the statement.
-func gather(statements []asked, answers []trial.Answer) (map[group][]string, map[int]string) {
+func gather(statements []asked, answers []trial.Answer, ssh func(target string) bool) (map[group][]string, map[int]string) {
 	groups, refused := map[group][]string{}, map[int]string{}
 	for i, s := range statements {
-		if why := unfit(&s, &answers[i]); why != "" {
+		if why := unfit(&s, &answers[i], ssh(s.Target)); why != "" {
 			refused[i] = why
 			continue
 		}
 		for _, e := range answers[i].Effects {
-			g := group{s.Target, e.Verb, ""}
+			g := group{s.Target, e.Verb, "", ssh(s.Target)}
 			if e.Verb == "update" || e.Verb == "delete" {
 				g.when = narrowest(&answers[i])
 			}
-			if o := pattern(e); !slices.Contains(groups[g], o) {
+			if o := pattern(e, g.ssh); !slices.Contains(groups[g], o) {
 				groups[g] = append(groups[g], o)
 			}
 		}
@@ -181,7 +186,7 @@ func gather(statements []asked, answers []trial.Answer) (map[group][]string, map
 }
 
 // unfit says why nothing is learnt from a statement.
-func unfit(s *asked, a *trial.Answer) string {
+func unfit(s *asked, a *trial.Answer, ssh bool) string {
 	switch {
 	case s.was == "deny":
 		return "it was denied"
@@ -197,6 +202,9 @@ func unfit(s *asked, a *trial.Answer) string {
 		if why := neverLearnt[e.Verb]; why != "" {
 			return e.String() + ": " + why
 		}
+		if ssh && strings.Contains(e.Object, "*") {
+			return e.String() + ": a rule would take the * for more"
+		}
 		if e.Object == "" && !withoutObject[e.Verb] {
 			return e.Verb + " of something that the statement does not name"
 		}
@@ -209,8 +217,10 @@ var withoutObject = map[string]bool{"session": true, "explain": true}
 
 // pattern is what a rule names of an effect. The tables of the server's own
 // catalogs are not told apart: those that matter have the verb sensitive.
-func pattern(e trial.Effect) string {
+func pattern(e trial.Effect, ssh bool) string {
 	switch {
+	case ssh:
+		return e.Object
 	case withoutObject[e.Verb]:
 		return ""
 	case e.Verb == "select" && strings.HasPrefix(e.Object, "pg_catalog."):
@@ -251,10 +261,13 @@ func rulesOf(groups map[group][]string) (rules []config.Rule) {
 			continue
 		}
 		at[key] = len(rules)
-		rules = append(rules, config.Rule{
-			Name: fmt.Sprintf("learnt-%d", len(rules)+1), Target: g.target, Verbs: []string{g.verb},
-			Tables: objects, When: g.when, Allow: true,
-		})
+		rule := config.Rule{Name: fmt.Sprintf("learnt-%d", len(rules)+1), Target: g.target, Verbs: []string{g.verb}, When: g.when, Allow: true}
+		if g.ssh {
+			rule.Objects = objects
+		} else {
+			rule.Tables = objects
+		}
+		rules = append(rules, rule)
 	}
 	return rules
 }
@@ -299,8 +312,8 @@ func (c *cli) showLesson(p *printer, l *lesson) error {
 	rows := [][]string{{"RULE", "COVERS", "ALLOWS"}}
 	for i, r := range l.Policy.Rules {
 		allows := strings.Join(r.Verbs, ", ")
-		if len(r.Tables) > 0 {
-			allows += " on " + short(strings.Join(r.Tables, ", "), 80)
+		if objects := slices.Concat(r.Tables, r.Objects); len(objects) > 0 {
+			allows += " on " + short(strings.Join(objects, ", "), 80)
 		}
 		if r.When != "" {
 			allows += " when " + r.When

@@ -15,6 +15,7 @@ import (
 	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/policy"
 	"github.com/postern/postern/internal/protocol/postgres"
+	"github.com/postern/postern/internal/protocol/ssh"
 	"github.com/postern/postern/internal/shell"
 	"github.com/postern/postern/internal/sql"
 	"github.com/postern/postern/internal/trial"
@@ -24,8 +25,8 @@ import (
 // maxQuestion bounds a question: a statement of sql.MaxText, escaped.
 const maxQuestion = 8 << 20
 
-// decideOnly answers what a configuration would make of statements and commands, one question
-// per line, without the daemon's state and without a connection.
+// decideOnly answers what a configuration would make of statements and commands,
+// one question per line, without the daemon's state and without a connection.
 func decideOnly(ctx context.Context, path, catalog string, in io.Reader, out, errOut io.Writer) error {
 	b := &builder{protocols: protocols(nil, nil, nil)}
 	cfg, set, warnings, err := b.compile(path)
@@ -110,7 +111,7 @@ func (j *judge) answer(ctx context.Context, q *trial.Question) *trial.Answer {
 	v := p.Admit(q.Target)
 	if v.Action == policy.Allow {
 		v = p.Decide(in)
-		a.Effects = matched(p.Explain(in))
+		a.Effects = matched(p.Explain(in), j.pivots(in))
 	}
 	a.Action, a.Rule, a.Reason, a.Help = v.Action.String(), v.Rule, v.Reason, v.Help
 	if t != nil && !q.Fixed && !j.speaksSSH(q.Target) {
@@ -182,9 +183,17 @@ func asCommand(q *trial.Question, in *policy.Input, a *trial.Answer) {
 	}
 }
 
-func matched(matches []policy.Match) (out []trial.Effect) {
+// pivots says which effects of a request act outside of the gateway.
+func (j *judge) pivots(in *policy.Input) func(engine.Effect) bool {
+	if !j.speaksSSH(in.Target) {
+		return sql.Pivot
+	}
+	return func(e engine.Effect) bool { return ssh.Pivot(e, in.Facts) }
+}
+
+func matched(matches []policy.Match, pivot func(engine.Effect) bool) (out []trial.Effect) {
 	for _, m := range matches {
-		e := trial.Effect{Verb: m.Effect.Verb, Object: m.Effect.Object, Pivot: sql.Pivot(m.Effect), Rule: m.Rule, Action: m.Action.String()}
+		e := trial.Effect{Verb: m.Effect.Verb, Object: m.Effect.Object, Pivot: pivot(m.Effect), Rule: m.Rule, Action: m.Action.String()}
 		for _, missed := range m.Missed {
 			e.Missed = append(e.Missed, trial.Miss(missed))
 		}

@@ -261,6 +261,23 @@ func TestSSHPolicyExplains(t *testing.T) {
 	}
 }
 
+// What an agent did is learnt as rules with objects; what acts outside of the
+// gateway is not.
+func TestSSHPolicyLearns(t *testing.T) {
+	w := startSSH(t)
+	if out, status := w.as("ansible", "ssh web.internal id -u; ssh web.internal sh -c true; echo a > $HOME/a; scp -q $HOME/a web.internal:$SRV/learnt"); status != 0 {
+		t.Fatal(out)
+	}
+	w.cli(t, "policy", "learn", "--agent", "ansible", "--write", filepath.Join(w.home, "learnt.yaml"))
+	text, err := os.ReadFile(filepath.Join(w.home, "learnt.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	learnt := string(text)[strings.LastIndex(string(text), "ansible-learnt\n"):]
+	mustContain(t, learnt, "objects:", "- id\n", w.dir+"/learnt", "- session")
+	mustNotContain(t, learnt, "tables:", "- sh\n", "- shell\n")
+}
+
 // The key is nowhere where the agent could have it: not in what it is told, not
 // in what a command prints of it, not in recordings or logs.
 func TestSSHCanary(t *testing.T) {
