@@ -39,8 +39,9 @@ const sshRules = `
       - {name: all, target: web, verbs: ["*", unknown], allow: true}
 `
 
-// startSSH puts a configuration with SSH targets in force.
-func startSSH(t *testing.T) *sshWorld {
+// startSSH puts a configuration with SSH targets in force. Settings are more
+// lines for the server.
+func startSSH(t *testing.T, settings ...string) *sshWorld {
 	t.Helper()
 	w := &sshWorld{world: theWorld, t: t}
 	base, err := os.MkdirTemp(theWorld.dir, "ssh-")
@@ -56,7 +57,7 @@ func startSSH(t *testing.T) *sshWorld {
 	if w.key, err = servers.NewSSHKey(); err != nil {
 		t.Fatal(err)
 	}
-	if w.sshd, err = servers.StartSSHD(servers.SSHDOptions{Dir: filepath.Join(base, "sshd"), Authorized: []string{w.key.Public}, Settings: []string{"AcceptEnv *"}}); err != nil {
+	if w.sshd, err = servers.StartSSHD(servers.SSHDOptions{Dir: filepath.Join(base, "sshd"), Authorized: []string{w.key.Public}, Settings: append(settings, "AcceptEnv *")}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.sshd.Stop)
@@ -70,12 +71,17 @@ func startSSH(t *testing.T) *sshWorld {
 
 func (w *sshWorld) configure() {
 	w.t.Helper()
+	w.apply(w.t, w.configuration())
+}
+
+// configuration is that of every test, with an SSH server's targets and agents.
+func (w *sshWorld) configuration() string {
 	target := func(name, host, more string) string {
 		return fmt.Sprintf("  - {name: %s, protocol: ssh, hosts: [%q], %sssh: {host_keys: [%q]}, credential: {user: root, key: {source: file, path: %s.age}}}\n",
 			name, host, more, w.sshd.HostKey, filepath.Base(filepath.Dir(w.dir)))
 	}
 	dial := fmt.Sprintf("dial: \"127.0.0.1:%d\", ", w.sshd.Port)
-	text := w.configuration()
+	text := w.world.configuration()
 	for at, more := range map[string]string{
 		"agents:\n": fmt.Sprintf("  - {name: admin, cgroup: %[1]s/admin, policy: admin}\n  - {name: ansible, cgroup: %[1]s/ansible, policy: ansible}\n", w.postern.Root),
 		"targets:\n": target("web", "web.internal:22", dial) + target("alt", "alt.internal:2222", dial) +
@@ -87,7 +93,7 @@ func (w *sshWorld) configure() {
 		}
 		text = strings.Replace(text, "\n"+at, "\n"+at+more, 1)
 	}
-	w.apply(w.t, text)
+	return text
 }
 
 // as runs a script as an agent, and returns what it said and its status.

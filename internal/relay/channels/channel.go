@@ -375,12 +375,7 @@ func (c *channel) joined(requests <-chan *ssh.Request) {
 // closes it.
 func (c *channel) answers(requests <-chan *ssh.Request) {
 	waiting := newQueue(c.Limits.HeldBytes)
-	c.running.Go(func() {
-		waiting.fill(requests, func() {
-			c.tell(&engine.Denial{Code: engine.Limit, Reason: "too many requests of the upstream wait on one channel"}, statusBroken)
-			c.up.Close()
-		})
-	})
+	c.running.Go(func() { waiting.fill(requests, c.flooded) })
 	for r := waiting.take(); r != nil; r = waiting.take() {
 		c.began() // when it came after an answer, that has gone back
 		out, send, ended := c.codec.Answer(r.Type, r.Payload, c.clean)
@@ -445,6 +440,9 @@ func (c *channel) begin(ctx context.Context, x engine.Exchange, handler Handler)
 	}
 	c.running.Go(func() {
 		down.Wait()
+		if c.session && handler == nil {
+			c.lastWord()
+		}
 		c.endOutput()
 		<-c.upEnded
 		c.complete()

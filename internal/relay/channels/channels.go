@@ -37,8 +37,9 @@ const (
 	// server allows ten sessions; forwarded connections come on top.
 	maxChannels = 256
 	// maxQueued is how many requests may wait on one channel, or for the
-	// connection. Clients send a handful before they wait for an answer.
-	maxQueued = 64
+	// connection: a few more than may be deferred, for clients send an environment
+	// without waiting for an answer.
+	maxQueued = maxDeferred + 32
 )
 
 // Side is one connection, as x/crypto/ssh returns it.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -50,6 +51,84 @@ func TestFastCommandLosesNothing(t *testing.T) {
 		if r := w.run("flash "+text, ""); r != (result{text, text, 5}) {
 			t.Fatalf("%d: %+v", i, r)
 		}
+	}
+}
+
+// A command may close its output long before it ends. OpenSSH's multiplexing
+// client, whose input has ended too, then closes the channel and would have no
+// status; a client that speaks waits for the end of the output.
+func TestOutputEndsBeforeTheCommand(t *testing.T) {
+	w := newWorld(t)
+	ends := make(chan struct{})
+	w.programs["silent"] = func(c ssh.Channel, _ <-chan struct{}, arg string) {
+		if arg == "reads" {
+			c.CloseWrite()
+			io.Copy(io.Discard, c)
+		} else {
+			io.Copy(io.Discard, c)
+			c.CloseWrite()
+			<-ends
+		}
+		exit(c, 5)
+	}
+	w.start()
+	c, r := w.open("session", nil)
+	c.CloseWrite()
+	if ok, err := exec(c, "silent"); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		io.Copy(io.Discard, c)
+		c.Close()
+	}()
+	if r := w.run("echo meanwhile", ""); r.out != "meanwhile" {
+		t.Errorf("%+v", r)
+	}
+	close(ends)
+	<-over
+	<-r.done
+	if want := []string{"exit-status 00000005"}; !slices.Equal(r.all, want) {
+		t.Errorf("%q", r.all)
+	}
+
+	c, r = w.open("session", nil)
+	if ok, err := exec(c, "silent reads"); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	io.Copy(io.Discard, c) // or this would wait for the next line
+	c.CloseWrite()
+	<-r.done
+	if want := []string{"exit-status 00000005"}; !slices.Equal(r.all, want) {
+		t.Errorf("%q", r.all)
+	}
+}
+
+// Clients send what goes ahead of a command without waiting for answers.
+func TestManyRequestsAtOnce(t *testing.T) {
+	w := newWorld(t)
+	h := hold()
+	w.gate.Decide = h.decide
+	w.start()
+	c, r := w.open("session", nil)
+	for range maxDeferred {
+		c.SendRequest("env", false, ssh.Marshal(struct{ T string }{"ask"}))
+	}
+	<-h.asked
+	if _, err := c.SendRequest("unknown", false, nil); err != nil {
+		t.Fatal(err)
+	}
+	go exec(c, "echo on")
+	for range maxDeferred - 1 {
+		h.answer <- nil
+		<-h.asked
+	}
+	h.answer <- nil
+	out, _ := io.ReadAll(c)
+	<-r.done
+	if string(out) != "on" {
+		t.Errorf("%q %q", out, r.all)
 	}
 }
 

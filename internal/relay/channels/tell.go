@@ -86,6 +86,31 @@ func (c *channel) tell(d *engine.Denial, status uint32) {
 	c.agent.Close()
 }
 
+// flooded ends a channel on which the upstream asks too much: after the answer to
+// what is forwarded right now, without which a client hears nothing of a command.
+// That answer may be behind more requests, so that whoever takes those off the
+// connection does not wait for it.
+func (c *channel) flooded() {
+	c.running.Go(func() {
+		c.began()
+		c.tell(&engine.Denial{Code: engine.Limit, Reason: "too many requests of the upstream wait on one channel"}, statusBroken)
+		c.up.Close()
+	})
+}
+
+// lastWord waits for how a command ends that has closed its output before, where
+// the agent has nothing more to say either: with both directions at their end,
+// OpenSSH's multiplexing client closes the channel, which the library answers at
+// once, and a status that came later would be lost. An agent that still speaks is
+// told of the end, for which it may wait.
+func (c *channel) lastWord() {
+	select {
+	case <-c.said:
+		<-c.upEnded
+	default:
+	}
+}
+
 // endOutput says that nothing more follows, once nothing does.
 func (c *channel) endOutput() {
 	c.output.Do(func() {
