@@ -101,6 +101,7 @@ func (w *sshWorld) as(agent, script string) (out string, status int) {
 	w.t.Helper()
 	cmd := w.postern.Run(agent, "sh", "-c", "export HOME="+w.home+"; "+script)
 	cmd.Env = append(cmd.Env, "SRV="+w.dir, "PORT="+fmt.Sprint(w.sshd.Port), "SSH_AUTH_SOCK=", "ANSIBLE_LOCAL_TEMP="+w.home, "LANG=C.UTF-8")
+	cmd.WaitDelay = patience // a connection that is shared may hold what it writes to
 	text, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
