@@ -60,7 +60,8 @@ func FuzzRequests(f *testing.F) {
 			harmless = map[string]bool{requestEnv: true, requestPty: true, requestWindow: true, requestSignal: true, requestBreak: true, requestEOW: true}
 		case 4:
 			out, send, _ := (&session{codec: c}).Answer(kind, payload, func([]byte) []byte { return nil })
-			if send && kind == answerSignal && len(out) > len(payload) {
+			// A name that is not known is replaced, and may have been shorter.
+			if send && kind == answerSignal && len(out) > len(payload)+len("unknown@postern") {
 				t.Fatalf("an answer grew: %q", out)
 			}
 			return
