@@ -150,6 +150,9 @@ type Gate interface {
 	// exchange: nil, or the *Denial that Submit is sure to return. For requests
 	// that only prepare others.
 	Would(r *Request) *Denial
+	// Names says whether a rule for the target names the verb, rather than by "*":
+	// for what is asked only where the policy wants it asked.
+	Names(verb string) bool
 	// Scrub replaces real secrets and what detectors find in text that the
 	// upstream wrote outside any exchange. The slice returned may be b.
 	Scrub(b []byte) []byte

@@ -81,6 +81,13 @@ func (g *gate) follow(setup *Setup) {
 	clear(g.memo)
 }
 
+// newest follows the setup that is in force now.
+func (g *gate) newest() {
+	if s := g.gateway.setup.Load(); s != g.setup {
+		g.follow(s)
+	}
+}
+
 // observes says whether verdicts are only recorded, which ends at a moment that
 // may lie within the session.
 func (g *gate) observes() bool { return g.caller != nil && g.caller.observing(g.gateway.Now()) }
@@ -146,9 +153,7 @@ func (g *gate) submit(ctx context.Context, r *engine.Request, v policy.Verdict) 
 
 // decide asks the newest policy, and then the agent's budgets.
 func (g *gate) decide(r *engine.Request) policy.Verdict {
-	if s := g.gateway.setup.Load(); s != g.setup {
-		g.follow(s)
-	}
+	g.newest()
 	return g.budgeted(r, g.ruled(r))
 }
 
@@ -187,13 +192,18 @@ func (g *gate) Would(r *engine.Request) *engine.Denial {
 	if r.Refused != nil {
 		return g.noted(r, r.Refused)
 	}
-	if s := g.gateway.setup.Load(); s != g.setup {
-		g.follow(s)
-	}
+	g.newest()
 	if v, sure := g.policy.Sure(g.input(r)); sure && v.Action == policy.Deny && !g.observes() {
 		return g.noted(r, v.Denial())
 	}
 	return nil
+}
+
+// Names implements engine.Gate. An agent that is configured no more is asked all,
+// and denied it.
+func (g *gate) Names(verb string) bool {
+	g.newest()
+	return g.caller == nil || g.policy.Names(g.target.Name, verb)
 }
 
 // noted puts a request that is refused before it was submitted on record.

@@ -167,5 +167,8 @@ func TestFollowWithoutAgent(t *testing.T) {
 		if v := g.decide(&engine.Request{Effects: []engine.Effect{{Verb: "read"}}}); v.Action.String() != "deny" {
 			t.Error("the verdict is", v.Action)
 		}
+		if !g.Names("line") {
+			t.Error("nothing is asked")
+		}
 	})
 }

@@ -208,11 +208,14 @@ func (c *compiler) place(p *Policy, src *Rule, r *rule) {
 		}
 		x := p.targets[target]
 		if x == nil {
-			x = &index{verbs: map[string][]*rule{}}
+			x = &index{verbs: map[string][]*rule{}, named: map[string]bool{}}
 			p.targets[target] = x
 		}
 		x.opens = x.opens || r.action != Deny
 		x.perSession = x.perSession || r.when != nil && r.when.caller
+		for _, verb := range src.Verbs {
+			x.named[verb] = true
+		}
 		x.passing = x.passing || r.when != nil && r.when.passing
 		for _, verb := range append(slices.Clone(protocol.Verbs), engine.Unknown) {
 			all := slices.Contains(src.Verbs, "*") && !explicit(verb)

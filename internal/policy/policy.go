@@ -190,6 +190,7 @@ type Policy struct {
 // index is the rules of one target.
 type index struct {
 	verbs      map[string][]*rule // in the order of the policy
+	named      map[string]bool    // verbs, by a rule that has more to say than "*"
 	opens      bool               // a rule may allow or ask
 	perSession bool               // a when reads agent or session
 	passing    bool               // a when reads what may be otherwise the next time
@@ -228,6 +229,12 @@ func (p *Policy) Admit(target string) Verdict {
 func (p *Policy) PerSession(target string) bool {
 	x := p.targets[target]
 	return x != nil && x.perSession
+}
+
+// Names says whether a rule for the target names the verb, rather than by "*".
+func (p *Policy) Names(target, verb string) bool {
+	x := p.targets[target]
+	return x != nil && x.named[verb]
 }
 
 // Passing says whether an equal request may get another verdict the next time,

@@ -128,6 +128,19 @@ func TestPerSession(t *testing.T) {
 	}
 }
 
+// TestNames: what "*" stands for is not named.
+func TestNames(t *testing.T) {
+	p := compile(t, []Rule{{Name: "all", Target: "*", Verbs: []string{"*"}, Allow: true}, {Name: "a", Target: "db", Verbs: []string{"select"}, Deny: "no"}})
+	for verb, want := range map[string]bool{"select": true, "insert": false, "*": true} {
+		if got := p.Names("db", verb); got != want {
+			t.Errorf("%s: %v", verb, got)
+		}
+	}
+	if p.Names("other", "select") || (&Policy{}).Names("db", "select") {
+		t.Error("another target's")
+	}
+}
+
 func TestConditions(t *testing.T) {
 	in := &Input{
 		Target: "db", Effects: []engine.Effect{{Verb: "select"}}, Database: "sales",

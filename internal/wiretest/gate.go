@@ -41,6 +41,7 @@ type Gate struct {
 	Hide string
 
 	mu        sync.Mutex
+	named     []string // by the policy
 	events    []string
 	exchanges []*exchange
 }
@@ -92,6 +93,20 @@ func (g *Gate) Would(r *engine.Request) *engine.Denial {
 		return g.Sure(r)
 	}
 	return nil
+}
+
+// Name has Names say yes to a verb from now on.
+func (g *Gate) Name(verb string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.named = append(g.named, verb)
+}
+
+// Names implements engine.Gate.
+func (g *Gate) Names(verb string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Contains(g.named, verb)
 }
 
 // Scrub implements engine.Gate.

@@ -37,6 +37,12 @@ const sshRules = `
   - name: ansible
     rules:
       - {name: all, target: web, verbs: ["*", unknown], allow: true}
+  - name: typist
+    rules:
+      - {name: no-rm, target: web, verbs: [line, exec], objects: [rm], deny: nothing is removed here, help: move it to /srv/old}
+      - {name: shells, target: web, verbs: [session, shell], allow: true}
+      - {name: lines, target: web, verbs: [line, exec], objects: [echo, exit, id], allow: true}
+      - {name: others, target: web, verbs: [line], objects: [ask], ask: {approvers: [ops]}}
 `
 
 // startSSH puts a configuration with SSH targets in force. Settings are more
@@ -83,7 +89,7 @@ func (w *sshWorld) configuration() string {
 	dial := fmt.Sprintf("dial: \"127.0.0.1:%d\", ", w.sshd.Port)
 	text := w.world.configuration()
 	for at, more := range map[string]string{
-		"agents:\n": fmt.Sprintf("  - {name: admin, cgroup: %[1]s/admin, policy: admin}\n  - {name: ansible, cgroup: %[1]s/ansible, policy: ansible}\n", w.postern.Root),
+		"agents:\n": fmt.Sprintf("  - {name: admin, cgroup: %[1]s/admin, policy: admin}\n  - {name: ansible, cgroup: %[1]s/ansible, policy: ansible}\n  - {name: typist, cgroup: %[1]s/typist, policy: typist}\n", w.postern.Root),
 		"targets:\n": target("web", "web.internal:22", dial) + target("alt", "alt.internal:2222", dial) +
 			target("inner", fmt.Sprintf("127.0.0.1:%d", w.sshd.Port), ""),
 		"policies:\n": strings.TrimPrefix(fmt.Sprintf(sshRules, w.dir), "\n"),

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/postern/postern/internal/engine"
+	"github.com/postern/postern/internal/protocol/ssh/line"
 	"github.com/postern/postern/internal/protocol/ssh/scp"
 	"github.com/postern/postern/internal/protocol/ssh/sftp"
 	"github.com/postern/postern/internal/relay/channels"
@@ -40,6 +41,7 @@ const subsystemSFTP = "sftp"
 type session struct {
 	*codec
 	terminal bool
+	modes    string   // of the terminal
 	env      []string // what was given, which decides what a command means
 	begun    bool     // what the channel is for is known; only one request may say so
 }
@@ -71,7 +73,9 @@ func (s *session) Request(kind string, payload []byte) channels.Step {
 		return step
 	case requestX11, requestAgent:
 		return s.forwarding(kind)
-	case requestSignal, requestBreak, requestEOW:
+	case requestSignal, requestBreak:
+		return channels.Step{Do: channels.Echo, Interrupts: true}
+	case requestEOW:
 		return channels.Step{Do: channels.Echo}
 	case keepalive:
 		return channels.Step{Do: channels.Grant}
@@ -92,7 +96,7 @@ func (s *session) pty(kind string, payload []byte) channels.Step {
 	if s.begun || s.terminal {
 		return channels.Step{Do: channels.Refuse}
 	}
-	s.terminal = true
+	s.terminal, s.modes = true, pty.Modes
 	return channels.Step{
 		Do: channels.Defer, Needed: "terminal",
 		Terminal: &engine.Terminal{Type: pty.Type, Columns: pty.Columns, Rows: pty.Rows},
@@ -150,8 +154,10 @@ func (s *session) forwarding(kind string) channels.Step {
 // main is what a channel is for.
 func (s *session) main(kind string, payload []byte) channels.Step {
 	if kind == requestShell {
-		step := channels.Step{Request: s.with(s.request("shell", "shell", verbShell, ""))}
-		if !s.terminal {
+		step := channels.Step{Request: s.with(s.request("shell", "shell", verbShell, "")), LineVerb: line.Verb}
+		if s.terminal {
+			step.Keys = keys{line.New([]byte(s.modes))}
+		} else {
 			step.Script = s.script
 		}
 		return step
@@ -170,6 +176,18 @@ func (s *session) main(kind string, payload []byte) channels.Step {
 		step.Handler = sftp.Handler(s.codec.session)
 	}
 	return step
+}
+
+// keys implements channels.Keys.
+type keys struct{ *line.Gate }
+
+// Feed implements channels.Keys.
+func (k keys) Feed(p []byte) (forward []byte, held *engine.Request) {
+	forward, l := k.Gate.Feed(p)
+	if l != nil {
+		held = l.Request()
+	}
+	return forward, held
 }
 
 // with adds what decides the meaning of a request besides its text.

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/postern/postern/internal/engine"
+	"github.com/postern/postern/internal/protocol/ssh/line"
 	"github.com/postern/postern/internal/protocol/ssh/sftp"
 	"github.com/postern/postern/internal/relay/channels"
 	"github.com/postern/postern/internal/shell"
@@ -66,7 +67,7 @@ func New() engine.Protocol {
 		Name:  "ssh",
 		Ports: []uint16{22},
 		Verbs: slices.Concat([]string{
-			verbSession, verbShell, shell.VerbExec, verbSubsystem, verbEnv, verbForwardLocal, verbForwardBack,
+			verbSession, verbShell, line.Verb, shell.VerbExec, verbSubsystem, verbEnv, verbForwardLocal, verbForwardBack,
 			verbForwardAgent, verbForwardX11, verbForwardPath, verbTunnel, shell.VerbFetch, shell.VerbPush,
 		}, sftp.Verbs),
 		Facts:     slices.Concat(facts, shell.Facts, sftp.Facts),
@@ -91,7 +92,7 @@ func Pivot(e engine.Effect, facts map[string]any) bool {
 	switch e.Verb {
 	case verbShell, verbTunnel, verbForwardAgent, verbForwardX11:
 		return true
-	case shell.VerbExec:
+	case shell.VerbExec, line.Verb:
 		alone := shell.Parse(e.Object, shell.Options{}).Facts()
 		return facts[shell.FactPivot] != false || alone[shell.FactPivot] != false
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -57,6 +56,7 @@ type channel struct {
 
 	mu       sync.Mutex
 	begun    bool            // a request had Main
+	lines    string          // the verb of the lines that are typed; empty: there is no shell at a terminal
 	exchange engine.Exchange // whose the streams are, nil before Main and after the end
 	ended    *Ended
 	told     bool
@@ -154,7 +154,7 @@ func (c *channel) request(ctx context.Context, r *ssh.Request) {
 		reply(false)
 		return
 	}
-	if step.Script != nil && c.gate.Would(step.Request) != nil {
+	if c.asScript(step) {
 		reply(true) // or a client would not send its input
 		var d *engine.Denial
 		if step, d = c.script(step); d != nil {
@@ -196,7 +196,7 @@ func (c *channel) request(ctx context.Context, r *ssh.Request) {
 func (c *channel) refuses(step Step) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.told || step.Main && (c.begun || step.Request == nil)
+	return c.told || step.Main && (c.begun || step.Request == nil) || step.Interrupts && c.lines != "" && c.gate.Names(c.lines)
 }
 
 // carryOut forwards what was allowed and answers it.
@@ -209,7 +209,7 @@ func (c *channel) carryOut(ctx context.Context, r *ssh.Request, step Step, x eng
 	}
 	reply(ok || d != nil && step.Main)
 	if ok && step.Main {
-		c.begin(ctx, x, step.Handler)
+		c.begin(ctx, x, step)
 	}
 	return ok, d
 }
@@ -236,30 +236,6 @@ func replies(r *ssh.Request) func(ok bool) (already bool) {
 		}
 		return already
 	}
-}
-
-// script makes a step of all that the agent has to say. It takes as much as may
-// be held for a request that waits.
-func (c *channel) script(step Step) (Step, *engine.Denial) {
-	hint := time.AfterFunc(scriptHint, func() {
-		c.say("postern: no shell is allowed here; what is sent is decided as a script, when it ends\n")
-	})
-	defer hint.Stop()
-	input, err := io.ReadAll(io.LimitReader(c.agent, int64(c.Limits.HeldBytes)+1))
-	if err == nil && len(input) <= c.Limits.HeldBytes {
-		// An input that was cut off ends like one that is whole, but for whether the
-		// agent is still there to answer.
-		_, err = c.agent.SendRequest("keepalive@openssh.com", true, nil)
-	}
-	switch {
-	case err != nil:
-		return step, &engine.Denial{Code: engine.Cancelled, Reason: "the client is gone"}
-	case len(input) > c.Limits.HeldBytes:
-		return step, &engine.Denial{
-			Code: engine.Limit, Reason: fmt.Sprintf("a script of more than %d bytes is not decided", c.Limits.HeldBytes), Help: "send it as a file, and run that",
-		}
-	}
-	return step.Script(input), nil
 }
 
 // postpone notes what goes ahead of the request with Main.
@@ -413,9 +389,13 @@ func (c *channel) clean(b []byte) []byte {
 }
 
 // begin starts the streams, which belong to the exchange from here on.
-func (c *channel) begin(ctx context.Context, x engine.Exchange, handler Handler) {
+func (c *channel) begin(ctx context.Context, x engine.Exchange, step Step) {
+	ctx, over := context.WithCancelCause(ctx)
 	c.mu.Lock()
 	c.begun, c.exchange = true, x
+	if step.Keys != nil {
+		c.lines = step.LineVerb
+	}
 	c.mu.Unlock()
 	if c.terminal != nil {
 		x.Terminal(*c.terminal)
@@ -424,27 +404,34 @@ func (c *channel) begin(ctx context.Context, x engine.Exchange, handler Handler)
 	c.err.belongs(x.Stream(engine.Stderr), c.up.Close)
 	down.Go(func() { c.move(c.err, c.up.Stderr()) })
 	c.said = make(chan struct{})
-	if handler != nil {
+	if step.Handler != nil {
 		gate := c.gate.Beside()
-		down.Go(func() { c.handle(ctx, x, gate, handler) })
+		down.Go(func() { c.handle(ctx, x, gate, step.Handler) })
 		close(c.said) // what is on its way ends with ctx
 	} else {
 		c.out.belongs(x.Stream(engine.Stdout), c.up.Close)
 		c.in = &pump{to: c.up, stream: x.Stream(engine.Stdin), hangUp: c.agent.Close}
+		decided := func() {}
+		if step.Keys != nil {
+			t := &typed{channel: c, ctx: ctx, gate: c.gate.Beside(), verb: step.LineVerb, keys: step.Keys}
+			c.in.to, decided = t, t.deciding.Wait
+		}
 		down.Go(func() { c.move(c.out, c.up) })
 		c.running.Go(func() {
 			defer close(c.said)
 			c.move(c.in, c.agent)
+			decided()
 			c.up.CloseWrite() //nolint:errcheck // the channel is gone then
 		})
 	}
 	c.running.Go(func() {
 		down.Wait()
-		if c.session && handler == nil {
+		if c.session && step.Handler == nil {
 			c.lastWord()
 		}
 		c.endOutput()
 		<-c.upEnded
+		over(engine.ErrGone)
 		c.complete()
 		c.agent.Close()
 		c.finish()

@@ -107,8 +107,16 @@ type Step struct {
 	Main    bool
 	Handler Handler // moves the bytes; nil: the pumps do
 	// Script makes another step of the whole of the agent's input, where Request
-	// would surely be denied and the input may say what is meant. Nil: it does not.
+	// would surely be denied, or a rule names LineVerb, and the input may say what is
+	// meant. Nil: it does not.
 	Script func(input []byte) Step
+	// Keys holds the lines of what is typed, which are asked of the gate one by one
+	// where a rule names LineVerb, the verb of them all. Nil: there is no terminal.
+	Keys     Keys
+	LineVerb string
+	// Interrupts says that it may take away what is typed, beside the stream: it is
+	// refused where lines are decided.
+	Interrupts bool
 
 	// Needed says of a deferred request that without it Main is not what was asked
 	// for: when the upstream refuses the one, the agent is denied the other.

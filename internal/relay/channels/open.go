@@ -57,7 +57,7 @@ func (c *channel) whole(ctx context.Context, from From, n ssh.NewChannel, x engi
 	}
 	c.up, c.ended = other, &Ended{OK: true} // there is no exit status that it could lack
 	c.with(own)
-	c.begin(ctx, x, nil)
+	c.begin(ctx, x, Step{})
 	c.joined(otherRequests)
 	c.asked(ctx, ownRequests)
 }

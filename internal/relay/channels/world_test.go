@@ -227,11 +227,15 @@ func (w *world) serve(n ssh.NewChannel) {
 	for r := range requests {
 		text := text(r.Payload)
 		w.hear("%s %s", r.Type, text)
-		if r.Type != "exec" && r.Type != "subsystem" {
+		name, arg, _ := strings.Cut(text, " ")
+		switch r.Type {
+		case "exec", "subsystem":
+		case "shell":
+			name = "shell"
+		default:
 			r.Reply(true, nil)
 			continue
 		}
-		name, arg, _ := strings.Cut(text, " ")
 		run := w.programs[name]
 		r.Reply(run != nil, nil)
 		if run != nil {
@@ -347,6 +351,8 @@ func (w codec) Request(kind string, payload []byte) Step {
 			s.Handler = w.handler
 		}
 		return s
+	case "shell":
+		return Step{Do: Forward, Main: true, Request: &engine.Request{Kind: kind}, Keys: &enterHolds{}, LineVerb: "line"}
 	case "nobody asked":
 		return Step{Do: Forward, Main: true}
 	case "env":
@@ -354,7 +360,7 @@ func (w codec) Request(kind string, payload []byte) Step {
 	case "pty-req":
 		return Step{Do: Defer, Needed: "terminal", Terminal: &engine.Terminal{Type: text(payload), Columns: 80, Rows: 24}}
 	case "window-change", "signal":
-		return Step{Do: Echo}
+		return Step{Do: Echo, Interrupts: kind == "signal"}
 	}
 	return Step{}
 }
