@@ -22,8 +22,14 @@ type Keys interface {
 	Answer(allow bool) []byte
 }
 
-// interrupt is Ctrl-C, by which somebody at a terminal gives up.
-const interrupt = 0x03
+const (
+	// interrupt is Ctrl-C, by which somebody at a terminal gives up.
+	interrupt = 0x03
+	// settles is how long a shell has to take in what was typed before it is taken
+	// away: bash heeds an interrupt that comes meanwhile with the next key only, and
+	// shows no prompt until then.
+	settles = 100 * time.Millisecond
+)
 
 // typed is where what is typed goes. A line waits for its decision here and not in
 // the pump, so that somebody who waits may still give up.
@@ -89,6 +95,7 @@ func (t *typed) decide(ctx context.Context, line *engine.Request) {
 	end(x, d == nil)
 	if d != nil {
 		t.say("\n" + Text(d, t.ID))
+		wait(t.upEnded, settles)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
