@@ -54,8 +54,11 @@ func (r *relay) answer(f frame) error {
 		p.own <- bytes.Clone(f)
 		return nil
 	}
+	if more, err := r.short(p, f); more || err != nil {
+		return err
+	}
 	<-r.room
-	out, err := r.settle(p, f.kind(), f.body())
+	out, err := r.settle(p, f)
 	if err != nil {
 		return err
 	}
@@ -67,8 +70,8 @@ func (r *relay) answer(f frame) error {
 
 // settle notes what came of a request. It returns the packet for the agent where
 // that is not the upstream's.
-func (r *relay) settle(p *pending, kind byte, body []byte) ([]byte, error) {
-	d := decoder{rest: body[4:]}
+func (r *relay) settle(p *pending, f frame) ([]byte, error) {
+	kind, d := f.kind(), decoder{rest: f.body()[4:]}
 	failed := ""
 	if kind == typeStatus {
 		if s := Status(d.uint32()); d.bad {
@@ -82,33 +85,33 @@ func (r *relay) settle(p *pending, kind byte, body []byte) ([]byte, error) {
 	}
 	switch p.request.Type {
 	case typeRead:
-		if kind == typeStatus {
-			return r.plainStatus(p, kind, body)
-		}
-		return r.read(p, kind, &d)
+		return r.read(p, f)
 	case typeWrite:
 		p.file.wrote(failed)
-		return r.plainStatus(p, kind, body)
+		return r.plainStatus(p, f)
 	case typeClose:
 		p.file.finish(outcome(failed), failed)
-		return r.plainStatus(p, kind, body)
+		return r.plainStatus(p, f)
 	case typeOpen, typeOpendir:
-		return r.opened(p, kind, &d, failed, body)
+		return r.opened(p, &d, failed, f)
 	}
 	if p.exchange != nil {
 		p.record.Error = failed
 		finish(p.exchange, p.record, outcome(failed))
 	}
-	return r.plainStatus(p, kind, body)
+	if p.request.Extension == extLimits {
+		r.limits(f)
+	}
+	return r.plainStatus(p, f)
 }
 
 // plainStatus replaces the words of a status, in which an upstream may say
 // anything, by its name.
-func (r *relay) plainStatus(p *pending, kind byte, body []byte) ([]byte, error) {
-	if kind != typeStatus {
+func (r *relay) plainStatus(p *pending, f frame) ([]byte, error) {
+	if f.kind() != typeStatus {
 		return nil, nil
 	}
-	d := decoder{rest: body[4:]}
+	d := decoder{rest: f.body()[4:]}
 	s := Status(d.uint32())
 	return statusPacket(p.id, s, s.String()), nil
 }
@@ -121,26 +124,27 @@ func outcome(failed string) engine.Status {
 }
 
 // opened remembers a file under its handle.
-func (r *relay) opened(p *pending, kind byte, d *decoder, failed string, body []byte) ([]byte, error) {
+func (r *relay) opened(p *pending, d *decoder, failed string, f frame) ([]byte, error) {
+	kind := f.kind()
 	if kind == typeStatus {
 		p.record.Error = failed
 		finish(p.exchange, p.record, engine.Failed)
-		return r.plainStatus(p, kind, body)
+		return r.plainStatus(p, f)
 	}
 	handle := d.handle()
 	if kind != typeHandle || d.bad || len(d.rest) > 0 || handle == "" {
 		finish(p.exchange, p.record, engine.Broken)
 		return nil, malformed("an answer of type %d to open", kind)
 	}
-	f := newFile(p)
+	opened := newFile(p)
 	r.mu.Lock()
 	_, twice := r.files[handle]
 	if !twice {
-		r.files[handle] = f
+		r.files[handle] = opened
 	}
 	r.mu.Unlock()
 	if twice {
-		f.finish(engine.Broken, "its handle is another file's")
+		opened.finish(engine.Broken, "its handle is another file's")
 		return nil, malformed("a handle that is open already")
 	}
 	return nil, nil

@@ -283,10 +283,17 @@ func TestEndsMidway(t *testing.T) {
 // TestMasks: what is found in a file is stars, however a client cuts, and every
 // byte else is where it was.
 func TestMasks(t *testing.T) {
+	for _, most := range []uint32{maxPacket, 8000, 64} {
+		testMasks(t, most)
+	}
+}
+
+// testMasks reads from a server that gives so much at once, which may cut too.
+func testMasks(t *testing.T, most uint32) {
 	const secret = "sk-live-0123456789"
 	gate := denies("", "none")
 	gate.Hide = secret
-	w := withServer(t, gate)
+	w := withCappedServer(t, gate, most)
 	text := strings.Repeat("line of text\n", 700) + "key: " + secret + " # end\n" + strings.Repeat("more\n", 900)
 	want := strings.Replace(text, secret, strings.Repeat("*", len(secret)), 1)
 	w.write("config", text)
@@ -303,7 +310,7 @@ func TestMasks(t *testing.T) {
 			got = append(got, d.bytes(maxPacket)...)
 		}
 		if string(got) != want {
-			t.Errorf("in pieces of %d: %d bytes, not as they should be", size, len(got))
+			t.Errorf("in pieces of %d, from a server that gives %d: %d bytes, not as they should be", size, most, len(got))
 		}
 		w.status(Request{Type: typeClose, ID: 6, Handle: handle})
 	}
@@ -312,6 +319,22 @@ func TestMasks(t *testing.T) {
 		f := w.asks(Request{Type: typeRead, ID: 5, Handle: handle, Offset: uint64(at), Length: 1})
 		if piece := string(f.body()[8:]); piece != "*" {
 			t.Fatalf("byte %d of the secret is %q", at, piece)
+		}
+	}
+}
+
+// TestLimits: a client is told to ask for no more than is masked at once.
+func TestLimits(t *testing.T) {
+	for _, hide := range []string{"", "secret"} {
+		gate := denies("", "none")
+		gate.Hide = hide
+		w := withServer(t, gate)
+		w.hello()
+		f := w.asks(Request{Type: typeExtended, ID: 1, Extension: extLimits})
+		d := decoder{rest: f.body()[4:]}
+		longest, read := d.uint64(), d.uint64()
+		if f.kind() != typeReply || longest != maxPacket || (read == maxMaskedRead) != (hide != "") || read == 0 || read > maxPacket {
+			t.Errorf("masking %q: packets of %d, reads of %d", hide, longest, read)
 		}
 	}
 }

@@ -48,6 +48,26 @@ func (e end) CloseWrite() error { return e.close() }
 // withServer is a relay in front of OpenSSH's server.
 func withServer(t *testing.T, gate *wiretest.Gate) *world {
 	t.Helper()
+	return withCappedServer(t, gate, maxPacket)
+}
+
+// capped is a way to a server that gives no more than so many bytes at once, as
+// many do.
+type capped struct {
+	io.Writer
+	most uint32
+}
+
+// Write takes one packet.
+func (c capped) Write(p []byte) (int, error) {
+	if at := len(p) - 4; p[4] == typeRead && binary.BigEndian.Uint32(p[at:]) > c.most {
+		binary.BigEndian.PutUint32(p[at:], c.most)
+	}
+	return c.Writer.Write(p)
+}
+
+func withCappedServer(t *testing.T, gate *wiretest.Gate, most uint32) *world {
+	t.Helper()
 	home := t.TempDir()
 	home, err := filepath.EvalSymlinks(home)
 	must(t, err)
@@ -62,7 +82,7 @@ func withServer(t *testing.T, gate *wiretest.Gate) *world {
 		in.Close()
 		cmd.Wait()
 	})
-	w := start(t, gate, end{out, in, in.Close}, func() { in.Close() })
+	w := start(t, gate, end{out, capped{in, most}, in.Close}, func() { in.Close() })
 	w.home = home
 	return w
 }
