@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -43,9 +42,6 @@ const (
 	guardTimeout = 5 * time.Second
 	// guardPause is between two attempts to reach a guard that is gone.
 	guardPause = 200 * time.Millisecond
-	// gcPercent is half of Go's default. Most of what lives belongs to sessions on
-	// which nothing happens, and little is allocated for one on which much does.
-	gcPercent = 50
 	// budgetsFile is where, in the state directory, it is kept what agents have
 	// used of their budgets.
 	budgetsFile = "budgets.json"
@@ -81,9 +77,7 @@ type daemon struct {
 // serve starts the parts in order, waits for ctx or for one of them to fail,
 // and ends them in order.
 func serve(ctx context.Context, path string, hup <-chan os.Signal) (err error) {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
+	tuneGC()
 	cfg, problems := config.Load(path)
 	if cfg == nil {
 		return problemsOf(problems)

@@ -52,7 +52,7 @@ policies:
     rules:
       - {name: no-rm, target: "*", verbs: [exec], objects: [rm], deny: nothing is removed here}
       - {name: session, target: "*", verbs: [session, subsystem], allow: true}
-      - {name: commands, target: "*", verbs: [exec], objects: ["true", cat], allow: true}
+      - {name: commands, target: "*", verbs: [exec], objects: ["true", cat, scp], allow: true}
       - {name: files, target: "*", verbs: [file-list, file-read, file-write], objects: ["%[4]s/**", /dev/null], allow: true}
     masks:
       - {target: masked, detect: [secrets, pii], with: redact}

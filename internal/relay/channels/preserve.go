@@ -61,25 +61,25 @@ func blank(b, scrubbed []byte) {
 type Preserver struct {
 	held []byte // not given yet, behind lead bytes that were
 	lead int
+	past int // bytes before these, for which there is no use
 }
 
 // Write returns what may go on. The slice lives until the next call.
 func (p *Preserver) Write(b []byte, scrub func([]byte) []byte) []byte {
-	p.held = append(p.held, b...)
+	p.held = append(append(p.held[:0], p.held[p.past:]...), b...)
+	p.past = 0
 	if len(p.held) < p.lead+2*Margin {
 		return nil
 	}
 	give := len(p.held) - Margin
 	out := Preserve(p.held, scrub)[p.lead:give]
-	out = bytes.Clone(out)
-	p.held = append([]byte(nil), p.held[give-Margin:]...)
-	p.lead = Margin
+	p.lead, p.past = Margin, give-Margin
 	return out
 }
 
 // Flush returns what is held back.
 func (p *Preserver) Flush(scrub func([]byte) []byte) []byte {
-	out := Preserve(p.held, scrub)[p.lead:]
-	p.held, p.lead = nil, 0
+	out := Preserve(p.held[p.past:], scrub)[p.lead:]
+	*p = Preserver{}
 	return out
 }

@@ -13,7 +13,6 @@ package scp
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -465,7 +464,7 @@ func (t *transfer) bytes(x engine.Exchange, size int64, sum hash.Hash, done *eng
 		}
 	}
 	if masks {
-		return move(bytes.Clone(m.Flush(t.scrub.Scrub)))
+		return move(m.Flush(t.scrub.Scrub))
 	}
 	return nil, nil
 }
