@@ -77,7 +77,7 @@ type daemon struct {
 // serve starts the parts in order, waits for ctx or for one of them to fail,
 // and ends them in order.
 func serve(ctx context.Context, path string, hup <-chan os.Signal) (err error) {
-	tuneGC()
+	tuneGC(ctx)
 	cfg, problems := config.Load(path)
 	if cfg == nil {
 		return problemsOf(problems)
