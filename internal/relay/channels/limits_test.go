@@ -7,9 +7,11 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -298,6 +300,36 @@ func TestLed(t *testing.T) {
 	if _, _, err := w.client.OpenChannel("led", ssh.Marshal(struct{ H string }{"other"})); err == nil || !strings.Contains(err.Error(), "no target is configured for other") {
 		t.Error(err)
 	}
+}
+
+// TestLedHalf: of a connection within the connection the agent may end its half
+// and still hear what is said to it, though that comes later.
+func TestLedHalf(t *testing.T) {
+	w := newWorld(t)
+	w.gate.Targets = func(string, uint16) (engine.Reentry, *engine.Denial) {
+		return func(_ context.Context, conn net.Conn, _ func(context.Context) (net.Conn, error)) {
+			conn.SetDeadline(time.Now().Add(time.Minute))
+			b, err := io.ReadAll(conn)
+			if err == nil {
+				_, err = conn.Write(append([]byte("heard "), b...))
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			conn.SetDeadline(time.Unix(1, 0))
+			if _, err := conn.Write(b); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("after its deadline it is written: %v", err)
+			}
+		}, nil
+	}
+	w.start()
+	c, r := w.open("led", ssh.Marshal(struct{ H string }{"db"}))
+	fmt.Fprint(c, "all")
+	c.CloseWrite()
+	if b, err := io.ReadAll(c); string(b) != "heard all" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+	<-r.done
 }
 
 // TestHandled: a handler that knows the bytes moves them, and its denial is told.

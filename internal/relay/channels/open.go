@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -87,8 +88,8 @@ func (c *channel) lead(ctx context.Context, n ssh.NewChannel, x engine.Exchange,
 		end(x, false)
 		return
 	}
-	var halves sync.WaitGroup
-	near := conn(&halves, agent, requests)
+	var moving sync.WaitGroup
+	near := conn(&moving, agent, requests)
 	serve(ctx, near, func(context.Context) (net.Conn, error) {
 		up, err := c.reach()
 		if err != nil {
@@ -98,28 +99,44 @@ func (c *channel) lead(ctx context.Context, n ssh.NewChannel, x engine.Exchange,
 		if err != nil {
 			return nil, err
 		}
-		return conn(&halves, far, requests), nil
+		return conn(&moving, far, requests), nil
 	})
 	near.Close()
 	end(x, true)
-	halves.Wait() // an agent that does not end its half has one channel less to open
+	moving.Wait() // an agent that does not end its half has one channel less to open
 }
 
 // conn makes a connection of a channel. Closing it closes the channel, which
-// takes until the other end has closed it too.
+// takes until the other end has closed it too. An end that says no more still
+// hears what is said to it.
 func conn(running *sync.WaitGroup, c ssh.Channel, requests <-chan *ssh.Request) net.Conn {
-	near, far := net.Pipe()
+	in, heard := net.Pipe()
+	out, said := net.Pipe()
 	running.Go(func() { ssh.DiscardRequests(requests) })
 	running.Go(func() {
-		io.Copy(c, far) //nolint:errcheck // either end may close
-		c.CloseWrite()  //nolint:errcheck // the channel is gone then
+		io.Copy(c, said) //nolint:errcheck // either end may close
+		said.Close()
+		c.CloseWrite() //nolint:errcheck // the channel is gone then
 		c.Close()
 	})
 	running.Go(func() {
-		io.Copy(far, patient{c}) //nolint:errcheck // either end may close
-		far.Close()
+		io.Copy(heard, patient{c}) //nolint:errcheck // either end may close
+		heard.Close()
 	})
-	return near
+	return halves{in, out}
+}
+
+// halves is a connection of two pipes, each of which ends by itself.
+type halves struct {
+	net.Conn // that is read
+	out      net.Conn
+}
+
+func (h halves) Write(b []byte) (int, error)        { return h.out.Write(b) }
+func (h halves) Close() error                       { return errors.Join(h.Conn.Close(), h.out.Close()) }
+func (h halves) SetWriteDeadline(t time.Time) error { return h.out.SetWriteDeadline(t) }
+func (h halves) SetDeadline(t time.Time) error {
+	return errors.Join(h.SetReadDeadline(t), h.SetWriteDeadline(t))
 }
 
 // patient reads what a channel has, though its connection has ended: Read returns
