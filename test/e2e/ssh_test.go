@@ -20,8 +20,9 @@ type sshWorld struct {
 	t    *testing.T
 	sshd *servers.SSHD
 	key  servers.SSHKey
-	dir  string // of the server's side, which the policy opens
-	home string // of the agent
+	dir  string            // of the server's side, which the policy opens
+	home string            // of the agent
+	more map[string]string // lines that a test adds below a key of the configuration
 }
 
 const sshRules = `
@@ -49,7 +50,7 @@ const sshRules = `
 // lines for the server.
 func startSSH(t *testing.T, settings ...string) *sshWorld {
 	t.Helper()
-	w := &sshWorld{world: theWorld, t: t}
+	w := &sshWorld{world: theWorld, t: t, more: map[string]string{}}
 	base, err := os.MkdirTemp(theWorld.dir, "ssh-")
 	if err != nil {
 		t.Fatal(err)
@@ -97,7 +98,7 @@ func (w *sshWorld) configuration() string {
 		if !strings.Contains(text, "\n"+at) {
 			w.t.Fatalf("the configuration has no %q", at)
 		}
-		text = strings.Replace(text, "\n"+at, "\n"+at+more, 1)
+		text = strings.Replace(text, "\n"+at, "\n"+at+w.more[at]+more, 1)
 	}
 	return text
 }
