@@ -51,8 +51,12 @@ func TestTypedLines(t *testing.T) {
 	if err := s.Wait(); err != nil {
 		t.Error(err)
 	}
-	if !strings.Contains(string(shown), "lss\b /srv | wc\r\x1b[Acat") || !strings.HasSuffix(string(shown), "\x03") || !strings.Contains(string(shown), "postern: unknown is not for agents") {
-		t.Errorf("shown is %q", shown)
+	read, told := string(shown), ""
+	if from, to := strings.Index(read, "\r\npostern: "), strings.Index(read, "session s1\r\n")+len("session s1\r\n"); from >= 0 && to > from {
+		read, told = read[:from]+read[to:], read[from:to] // which may stand within what is repeated
+	}
+	if read != "lss\b /srv | wc\r\x1b[Acat\x03" || !strings.Contains(told, "postern: unknown is not for agents") {
+		t.Errorf("the shell read %q, told is %q", read, told)
 	}
 	want := []string{
 		`open "session" session()`, `shell "shell" shell()`,
