@@ -74,13 +74,19 @@ func TestSSHForwarding(t *testing.T) {
 		want   string
 	}{
 		"-W": {`ssh -W 127.0.0.1:$PORT web.internal </dev/null`, "SSH-2.0-Postern"},
-		"-D": {`ssh -M -S $HOME/d -f -N -D LISTEN web.internal; curl -sS -A $(head -c 300 /dev/zero | tr '\0' x) --http0.9 --socks5-hostname 127.0.0.1:LISTEN http://127.0.0.1:$PORT/; ssh -S $HOME/d -O exit web.internal 2>/dev/null`,
-			"SSH-2.0-Postern"},
-		"-D to no target": {`ssh -E $HOME/e.log -M -S $HOME/e -f -N -D LISTEN web.internal; curl -sS --socks5-hostname 127.0.0.1:LISTEN http://intranet.internal/; ssh -S $HOME/e -O exit web.internal 2>/dev/null; cat $HOME/e.log`,
-			"administratively prohibited: postern: no target is configured for intranet.internal:80"},
+		"-D": {
+			`ssh -M -S $HOME/d -f -N -D LISTEN web.internal; curl -sS -A $(head -c 300 /dev/zero | tr '\0' x) --http0.9 --socks5-hostname 127.0.0.1:LISTEN http://127.0.0.1:$PORT/; ssh -S $HOME/d -O exit web.internal 2>/dev/null`,
+			"SSH-2.0-Postern",
+		},
+		"-D to no target": {
+			`ssh -E $HOME/e.log -M -S $HOME/e -f -N -D LISTEN web.internal; curl -sS --socks5-hostname 127.0.0.1:LISTEN http://intranet.internal/; ssh -S $HOME/e -O exit web.internal 2>/dev/null; cat $HOME/e.log`,
+			"administratively prohibited: postern: no target is configured for intranet.internal:80",
+		},
 		"-L": {`ssh -M -S $HOME/l -f -N -L LISTEN:127.0.0.1:$PORT web.internal; ssh -o StrictHostKeyChecking=no -p LISTEN root@127.0.0.1 id -u; ssh -S $HOME/l -O exit web.internal 2>/dev/null`, "0\n"},
-		"-L to no target": {`ssh -E $HOME/f.log -M -S $HOME/f -f -N -L LISTEN:intranet.internal:80 web.internal; curl -sS http://127.0.0.1:LISTEN/; ssh -S $HOME/f -O exit web.internal 2>/dev/null; cat $HOME/f.log`,
-			"administratively prohibited: postern: no target is configured for intranet.internal:80"},
+		"-L to no target": {
+			`ssh -E $HOME/f.log -M -S $HOME/f -f -N -L LISTEN:intranet.internal:80 web.internal; curl -sS http://127.0.0.1:LISTEN/; ssh -S $HOME/f -O exit web.internal 2>/dev/null; cat $HOME/f.log`,
+			"administratively prohibited: postern: no target is configured for intranet.internal:80",
+		},
 		"-J":             {`ssh -o StrictHostKeyChecking=no -J web.internal -p $PORT root@127.0.0.1 id -u`, "0\n"},
 		"-A":             {`eval $(ssh-agent) >/dev/null; ssh-keygen -q -t ed25519 -N "" -C of-the-agents-own -f $HOME/own; ssh-add -q $HOME/own; ssh -A web.internal ssh-add -l; kill $SSH_AGENT_PID`, "of-the-agents-own"},
 		"-L by dropbear": {`sleep 60 | timeout 60 dbclient -y -y -N -L LISTEN:127.0.0.1:$PORT root@web.internal & until ssh -q -o StrictHostKeyChecking=no -p LISTEN root@127.0.0.1 id -u; do :; done; kill $!`, "0\n"},

@@ -59,7 +59,10 @@ func StartSSHD(o SSHDOptions) (*SSHD, error) {
 }
 
 func (s *SSHD) prepare(o SSHDOptions) error {
-	for _, dir := range []string{s.Dir, "/run/sshd"} { // the latter is its empty root before the login
+	// /run/sshd is its empty root before the login. What shells read as they start
+	// is not this machine's: it may take long, and wait for others.
+	home := filepath.Join(s.Dir, "home")
+	for _, dir := range []string{s.Dir, home, "/run/sshd"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
@@ -75,7 +78,7 @@ func (s *SSHD) prepare(o SSHDOptions) error {
 	config := append(append([]string{}, o.Settings...),
 		"Port "+strconv.Itoa(s.Port), "ListenAddress 127.0.0.1", "ListenAddress ::1",
 		"HostKey "+filepath.Join(s.Dir, "host_key"), "AuthorizedKeysFile "+filepath.Join(s.Dir, "authorized_keys"),
-		"StrictModes no", "PermitRootLogin yes", "PidFile none", "UseDNS no", "MaxStartups 500", "Subsystem sftp "+sftpServer)
+		"StrictModes no", "PermitRootLogin yes", "PidFile none", "UseDNS no", "MaxStartups 500", "SetEnv HOME="+home, "Subsystem sftp "+sftpServer)
 	return errors.Join(
 		os.WriteFile(filepath.Join(s.Dir, "host_key"), key.Private, 0o600),
 		os.WriteFile(filepath.Join(s.Dir, "authorized_keys"), []byte(strings.Join(o.Authorized, "\n")+"\n"), 0o644),
