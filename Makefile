@@ -91,7 +91,7 @@ check: setup ## what every commit passes: generated files, vet, linters, unit te
 # The npm clients, by their lock file. Tests run without a network.
 .PHONY: clients
 clients:
-	cd test/e2e/clients/node && npm ci --no-audit --no-fund --silent
+	cd test/e2e/clients/node && npm ci --omit=optional --no-audit --no-fund --silent
 
 .PHONY: kernels
 kernels:

@@ -25,7 +25,7 @@ func runClient(name string) int {
 	defer cancel()
 	err := map[string]func(context.Context) error{
 		"pgx": pgxClient, "lib-pq": pqClient, "writer": writer, "patient-writer": patientWriter, "sleeper": sleeper, "dialler": dialler, "copy": copyAgent,
-		"held": heldClient,
+		"held": heldClient, "ssh": sshClient,
 	}[name](ctx)
 	if err != nil {
 		fmt.Println(err)
