@@ -93,6 +93,11 @@ check: setup ## what every commit passes: generated files, vet, linters, unit te
 clients:
 	cd test/e2e/clients/node && npm ci --omit=optional --no-audit --no-fund --silent
 
+# The SSH client of a newer Debian.
+.PHONY: newer-ssh
+newer-ssh:
+	@test/e2e/fetch-openssh
+
 .PHONY: kernels
 kernels:
 	@test/kernel/fetch 5.10
@@ -120,7 +125,7 @@ KERNELS = -step 'make kernels' -step 'make rootfs' '. -count=1 -tags=qemu -p=1 .
 
 .PHONY: test
 test: setup ## everything: check, the kernel programs here and in QEMU, real servers and clients (as root)
-	@$(REPORT) -step 'make build' -step 'make clients' -step 'make dashboard-modules' $(STATIC) $(KERNELS) '. -race ./...' $(foreach m,$(MODULES),'$m -p=1 ./...')
+	@$(REPORT) -step 'make build' -step 'make clients' -step 'make newer-ssh' -step 'make dashboard-modules' $(STATIC) $(KERNELS) '. -race ./...' $(foreach m,$(MODULES),'$m -p=1 ./...')
 
 .PHONY: test-bypass
 test-bypass: setup ## the ways out that must stay closed, against a sniffer (as root)

@@ -39,6 +39,31 @@ func TestSSHLibraries(t *testing.T) {
 	}
 }
 
+// The client of a newer OpenSSH than the machine's, by the key exchange that it
+// prefers, which quantum computers do not break.
+func TestSSHNewerClient(t *testing.T) {
+	w := startSSH(t)
+	newer := filepath.Join(theWorld.dir, "openssh")
+	if out, err := exec.Command("cp", "-a", "../../build/openssh", newer).CombinedOutput(); err != nil {
+		t.Fatalf("make newer-ssh fetches it: %s", out)
+	}
+	for name, c := range map[string]struct{ script, want string }{
+		"version":      {`NEW -V 2>&1`, "OpenSSH_10."},
+		"key exchange": {`NEW -v web.internal true 2>&1 | grep "kex: algorithm"`, "kex: algorithm: mlkem768x25519-sha256"},
+		"command":      {`echo hello | NEW web.internal "cat; exit 42"; echo $?`, "hello\n42\n"},
+		"shell":        {`(echo 'echo $((40+2))-seen; exit 7') | NEW -tt web.internal; echo $?`, "42-seen"},
+		"files":        {`head -c 300000 /dev/urandom > $HOME/n; printf "put $HOME/n $SRV/n\nget $SRV/n $HOME/m\n" | sftp -q -S NEW -b - web.internal >/dev/null; cmp $HOME/n $HOME/m && echo same`, "same\n"},
+		"forwarding":   {`NEW -W 127.0.0.1:$PORT web.internal </dev/null | head -c 15`, "SSH-2.0-Postern"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, _ := w.as("ansible", strings.ReplaceAll(c.script, "NEW", newer+"/bin/ssh"))
+			if !strings.Contains(out, c.want) {
+				t.Errorf("%q is missing in %s", c.want, out)
+			}
+		})
+	}
+}
+
 // sshClient is the test binary as a client that is made with Go's library.
 func sshClient(context.Context) error {
 	known, err := knownhosts.New("/run/postern/known_hosts")
