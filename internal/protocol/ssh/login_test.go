@@ -306,3 +306,39 @@ func TestSilentUpstream(t *testing.T) {
 		t.Error("it was logged in")
 	}
 }
+
+// A host key that changes as keys are exchanged again, in the middle of a
+// connection, is verified again: what comes by it is nobody's.
+func TestHostKeyChangesInMidLife(t *testing.T) {
+	const pieces, piece = 128, 32 << 10
+	for _, changes := range []bool{false, true} {
+		w := newWorld(t)
+		var log bytes.Buffer
+		w.env.Log = slog.New(slog.NewTextHandler(&log, nil))
+		other := newKey(t)
+		w.upstream.RekeyThreshold = 64 << 10
+		w.run = func(_ string, c ssh.Channel) uint32 {
+			if changes {
+				w.upstream.AddHostKey(other.signer) // in place of the one of its kind
+			}
+			for range pieces {
+				if _, err := c.Write(make([]byte, piece)); err != nil {
+					return 1
+				}
+			}
+			return 0
+		}
+		client := w.mustAgent()
+		s, err := client.NewSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := s.Output("much")
+		client.Close()
+		w.wait()
+		const why = "the upstream's host key is not one that is known for it"
+		if whole := len(out) == pieces*piece; whole == changes || (err == nil) == changes || strings.Contains(log.String(), why) != changes {
+			t.Errorf("the key changes: %v; %d bytes, %v, the log says %q", changes, len(out), err, log.String())
+		}
+	}
+}

@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"slices"
@@ -302,8 +303,11 @@ func (s *Session) dial(ctx context.Context, gate engine.Gate) (*Side, error) {
 	if closing { // while it was dialled
 		up.Conn.Close()
 	}
+	watching := gate.Beside()
 	s.running.Go(func() {
-		up.Conn.Wait() //nolint:errcheck // that it ended is all there is to know
+		if err := up.Conn.Wait(); err != nil && !errors.Is(err, io.EOF) && ctx.Err() == nil {
+			s.Log.Warn("the upstream's connection broke", "error", string(watching.Scrub([]byte(err.Error()))))
+		}
 		s.ended()
 	})
 	s.running.Go(func() { s.upstreamGlobals(up.Requests) })
