@@ -101,7 +101,7 @@ newer-ssh:
 .PHONY: kernels
 kernels:
 	@test/kernel/fetch 5.10
-	@test/kernel/fetch 6.1 6.12 sid || echo 'newer kernels cannot be fetched: not all are tested'
+	@for k in 6.1 6.12 sid; do test/kernel/fetch $$k || echo "not tested: kernel $$k, which cannot be fetched"; done
 
 .PHONY: dashboard-modules
 dashboard-modules:

@@ -64,7 +64,8 @@ func main() {
 	}
 }
 
-// step runs a command and shows what it says only when it fails.
+// step runs a command and shows what it says only when it fails, but for lines
+// that say what it leaves untested.
 func (t *tally) step(command string) {
 	start := time.Now()
 	fields := strings.Fields(command)
@@ -78,6 +79,11 @@ func (t *tally) step(command string) {
 		t.fail(command, fmt.Sprintf("%s%v", said, err))
 	} else {
 		t.steps++
+	}
+	for line := range strings.Lines(string(said)) {
+		if err == nil && strings.HasPrefix(line, untested) {
+			t.untested = append(t.untested, line)
+		}
 	}
 	fmt.Fprintf(t.out, "%s %s %.1fs\n", verdict, command, time.Since(start).Seconds())
 }

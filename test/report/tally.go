@@ -22,7 +22,11 @@ type tally struct {
 	failures []failure
 	verdicts int // on tests, of any kind
 	steps    int // that succeeded
+	untested []string
 }
+
+// untested begins what a step says of what it could not get.
+const untested = "not tested: "
 
 // test is a package's when the name is empty.
 type test struct{ pkg, name string }
@@ -148,6 +152,9 @@ func (t *tally) summary(root bool) bool {
 		fmt.Fprintf(t.out, "\nFAIL %s\n%s\n", f.what, strings.TrimRight(f.said, "\n"))
 	}
 	failed := len(t.failures)
+	for _, line := range t.untested {
+		fmt.Fprint(t.out, "\n", line)
+	}
 	if len(t.skips) > 0 {
 		fmt.Fprintf(t.out, "\n%d skipped:\n", len(t.skips))
 		for _, s := range t.skips {

@@ -122,6 +122,10 @@ func TestSteps(t *testing.T) {
 	if tally.summary(false) || !strings.HasSuffix(out.String(), "\n1 passed, 1 failed\n") {
 		t.Errorf("a step is not a test:\n%s", out.String())
 	}
+	tally.step("echo not tested: kernel 7.1")
+	if tally.summary(false); !strings.HasSuffix(out.String(), "\nnot tested: kernel 7.1\n\nno test ran: that is a failure\n2 passed, 1 failed\n") {
+		t.Errorf("what is not tested is not said:\n%s", out.String())
+	}
 	tally.step("ls /nowhere")
 	if tally.summary(false) || !strings.Contains(out.String(), "FAIL ls /nowhere\nls: ") {
 		t.Errorf("report:\n%s", out.String())
