@@ -123,6 +123,8 @@ t = paramiko.Transport(("web.internal", 22)); t.start_client()
 known = paramiko.HostKeys("/run/postern/known_hosts"); assert known.check("web.internal", t.get_remote_server_key()); t.auth_none("root")
 s = t.open_session(); s.exec_command("cat; exit 42"); s.sendall(b"by paramiko"); s.shutdown_write()
 print(s.makefile().read().decode(), s.recv_exit_status())
+s = t.open_session(); s.get_pty(); s.invoke_shell(); s.sendall(b"echo $((40+2))-seen; exit 7\n"); print("42-seen" in s.makefile().read().decode(), s.recv_exit_status())
+s = t.open_channel("direct-tcpip", ("127.0.0.1", int(sys.argv[2])), ("127.0.0.1", 1)); print(s.recv(7).decode()); s.close()
 f = paramiko.SFTPClient.from_transport(t); f.putfo(open("/etc/hostname", "rb"), sys.argv[1] + "/paramiko"); print(f.stat(sys.argv[1] + "/paramiko").st_size > 0)
 `
 
@@ -131,6 +133,8 @@ import asyncio, asyncssh, sys
 async def main():
     async with asyncssh.connect("web.internal", username="root", known_hosts="/run/postern/known_hosts", client_keys=None) as c:
         r = await c.run("cat; exit 42", input="by asyncssh"); print(r.stdout, r.exit_status)
+        p = await c.create_process(term_type="vt100"); p.stdin.write("echo $((40+2))-seen; exit 7\n"); r = await p.wait(); print("42-seen" in r.stdout, r.exit_status)
+        reader, writer = await c.open_connection("127.0.0.1", int(sys.argv[2])); print((await reader.readexactly(7)).decode()); writer.close()
         async with c.start_sftp_client() as s:
             await s.put("/etc/hostname", sys.argv[1] + "/asyncssh"); print(await s.exists(sys.argv[1] + "/asyncssh"))
 asyncio.run(main())
@@ -172,14 +176,16 @@ mkdir $SRV/d
 rename $SRV/a $SRV/d/a
 ls $SRV/d
 get $SRV/d/a $HOME/b" | sftp -q -b - web.internal >/dev/null && cmp $HOME/a $HOME/b && echo same`, ends("same"), 0},
-		"scp":      {"", `head -c 1000000 /dev/urandom > $HOME/c; scp -q $HOME/c web.internal:$SRV/c && scp -q web.internal:$SRV/c $HOME/e && cmp $HOME/c $HOME/e && echo same`, ends("same"), 0},
-		"scp -O":   {"", `head -c 1000000 /dev/urandom > $HOME/f; scp -O -q $HOME/f web.internal:$SRV/f && scp -O -q web.internal:$SRV/f $HOME/g && cmp $HOME/f $HOME/g && echo same`, ends("same"), 0},
-		"rsync":    {"", `mkdir -p $HOME/tree/x; date > $HOME/tree/x/y; rsync -r $HOME/tree/ web.internal:$SRV/tree/ && rsync -r web.internal:$SRV/tree/ $HOME/back/ && diff -r $HOME/tree $HOME/back && echo same`, ends("same"), 0},
-		"git":      {"ansible", `git init -q --bare $HOME/x.git 2>/dev/null; ssh web.internal "git init -q --bare $SRV/repo.git" && git clone -q root@web.internal:$SRV/repo.git $HOME/clone 2>/dev/null; cd $HOME/clone && git -c user.name=a -c user.email=a@b commit -q --allow-empty -m one && git push -q origin HEAD && git ls-remote -q | wc -l`, ends("2"), 0},
-		"dropbear": {"", `echo by dropbear | timeout 20 dbclient -y -y root@web.internal "cat; exit 42"`, ends("by dropbear"), 42},
-		"paramiko": {"", `python3 $HOME/by_paramiko.py $SRV`, "by paramiko 42\nTrue\n", 0},
-		"asyncssh": {"", `python3 $HOME/by_asyncssh.py $SRV`, "by asyncssh 42\nTrue\n", 0},
-		"ansible":  {"ansible", `ansible -i $HOME/inventory web -m copy -a "content=hello dest=$SRV/ansible" 2>/dev/null | grep -c CHANGED; ansible -i $HOME/inventory web -m command -a "cat $SRV/ansible" 2>/dev/null | tail -1`, "1\nhello\n", 0},
+		"scp":               {"", `head -c 1000000 /dev/urandom > $HOME/c; scp -q $HOME/c web.internal:$SRV/c && scp -q web.internal:$SRV/c $HOME/e && cmp $HOME/c $HOME/e && echo same`, ends("same"), 0},
+		"scp -O":            {"", `head -c 1000000 /dev/urandom > $HOME/f; scp -O -q $HOME/f web.internal:$SRV/f && scp -O -q web.internal:$SRV/f $HOME/g && cmp $HOME/f $HOME/g && echo same`, ends("same"), 0},
+		"rsync":             {"", `mkdir -p $HOME/tree/x; date > $HOME/tree/x/y; rsync -r $HOME/tree/ web.internal:$SRV/tree/ && rsync -r web.internal:$SRV/tree/ $HOME/back/ && diff -r $HOME/tree $HOME/back && echo same`, ends("same"), 0},
+		"git":               {"ansible", `git init -q --bare $HOME/x.git 2>/dev/null; ssh web.internal "git init -q --bare $SRV/repo.git" && git clone -q root@web.internal:$SRV/repo.git $HOME/clone 2>/dev/null; cd $HOME/clone && git -c user.name=a -c user.email=a@b commit -q --allow-empty -m one && git push -q origin HEAD && git ls-remote -q | wc -l`, ends("2"), 0},
+		"dropbear":          {"", `echo by dropbear | timeout 20 dbclient -y -y root@web.internal "cat; exit 42"`, ends("by dropbear"), 42},
+		"dropbear, a shell": {"ansible", `echo 'echo $((40+2))-seen; exit 7' | timeout 20 script -qec "dbclient -t -y -y root@web.internal" /dev/null`, "42-seen", 7},
+		"dropbear, files":   {"ansible", `date > $HOME/by_dropbear; rsync -e "dbclient -y -y" $HOME/by_dropbear root@web.internal:$SRV/by_dropbear 2>/dev/null && rsync -e "dbclient -y -y" root@web.internal:$SRV/by_dropbear $HOME/back_by_dropbear 2>/dev/null && cmp $HOME/by_dropbear $HOME/back_by_dropbear && echo same`, ends("same"), 0},
+		"paramiko":          {"ansible", `timeout 60 python3 $HOME/by_paramiko.py $SRV $PORT`, "by paramiko 42\nTrue 7\nSSH-2.0\nTrue\n", 0},
+		"asyncssh":          {"ansible", `timeout 60 python3 $HOME/by_asyncssh.py $SRV $PORT`, "by asyncssh 42\nTrue 7\nSSH-2.0\nTrue\n", 0},
+		"ansible":           {"ansible", `ansible -i $HOME/inventory web -m copy -a "content=hello dest=$SRV/ansible" 2>/dev/null | grep -c CHANGED; ansible -i $HOME/inventory web -m command -a "cat $SRV/ansible" 2>/dev/null | tail -1`, "1\nhello\n", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			agent := c.agent
