@@ -19,8 +19,8 @@ const (
 	gcHeadroom = 32 << 20
 	// gcQuiet is after how long without a collection garbage is collected, and its
 	// memory given back, where it is more than gcLeft.
-	gcQuiet = 5 * time.Second
-	gcLeft  = 8 << 20
+	gcQuiet = time.Second
+	gcLeft  = 2 << 20
 )
 
 // heap are what the collector counts, in bytes, and how often it has run.
