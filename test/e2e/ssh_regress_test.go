@@ -89,7 +89,7 @@ func TestSSHRegressConnect(t *testing.T) {
 		"proxy command":       {`ssh $inner -o "ProxyCommand=ssh -q -W %h:%p web.internal" -p $PORT 127.0.0.1 id -u`, "0\n", 0},
 		"proxy jumps":         {`printf 'Host *\nStrictHostKeyChecking no\nLogLevel ERROR\nUser root\nUserKnownHostsFile /dev/null\nHost b c\nHostName 127.0.0.1\nPort %s\nHost b\nProxyJump web.internal\nHost c\nProxyJump b\n' $PORT > jumps; ssh -F jumps c "id -u; exit 7"`, "0\n", 7},
 		"exit statuses":       {`for s in 0 1 4 5 44 126 127 255; do ssh -n web.internal exit $s; echo $?; done`, "0\n1\n4\n5\n44\n126\n127\n255\n", 0},
-		"and output":          {`for s in 0 5; do ssh -n web.internal "echo out; echo err >&2; exit $s" 2>&1; echo $?; done`, "out\nerr\n0\nout\nerr\n5\n", 0},
+		"and output":          {`for s in 0 5; do ssh -n web.internal "echo out; echo err >&2; exit $s" 2>err; s=$?; cat err; echo $s; done`, "out\nerr\n0\nout\nerr\n5\n", 0},
 		"closed before":       {`for s in 0 5; do ssh -n web.internal "exec >/dev/null 2>&1; sleep 0.3; exit $s"; echo $?; done`, "0\n5\n", 0},
 		"output that goes on": {`ssh -n web.internal "sh -c 'sleep 0.3; echo late' & exit 5"`, "late\n", 5},
 		"output left behind":  {`ssh -n web.internal "sleep 3600 >/dev/null 2>&1 & echo \$!; exit 5" > pid; s=$?; ssh web.internal kill $(cat pid); exit $s`, "", 5},
