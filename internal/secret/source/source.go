@@ -27,6 +27,9 @@ type Ref struct {
 type Lease struct {
 	Expires time.Time // zero: until it changes
 	Version string    // changes when the value does; empty when the source cannot tell
+	// ID is by what an Issuer renews and revokes it; empty: it ends by itself only.
+	ID        string
+	Renewable bool
 }
 
 // Source fetches secrets. Fetch is called from any goroutine, whenever a new
