@@ -195,6 +195,8 @@ func (p *player) show(e recording.Event) error {
 		say("──", "agent %s (%s, pid %d, uid %d) → %s, target %s", b.Agent, safe(b.Comm), b.PID, b.UID, hostOf(b), b.Target)
 	case *recording.Container:
 		say("──", "in the container %s", safe(containerOf(b)))
+	case *recording.Identity:
+		say("──", "%s", safe(behalf(b)))
 	case *recording.Intent:
 		say("──", "%s as %s, database %s", b.Purpose, safe(b.User), safe(b.Database))
 	case *recording.Upstream:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -28,14 +29,16 @@ func (c *cli) sessionsCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if found = append(found, entry{s, containerIn(s.Path)}); len(found) == limit {
+				e := entry{Summary: s}
+				e.Container, e.Identity = beginningOf(s.Path)
+				if found = append(found, e); len(found) == limit {
 					break
 				}
 			}
 			if c.json {
 				return c.out.print(found)
 			}
-			rows := [][]string{{"BEGAN", "SESSION", "AGENT", "CONTAINER", "TARGET", "PROTOCOL", "LASTED", "EVENTS", "STATE"}}
+			rows := [][]string{{"BEGAN", "SESSION", "AGENT", "FOR", "CONTAINER", "TARGET", "PROTOCOL", "LASTED", "EVENTS", "STATE"}}
 			for _, s := range found {
 				lasted, events, state := "", "", "open"
 				if s.How != "" {
@@ -44,7 +47,7 @@ func (c *cli) sessionsCommand() *cobra.Command {
 				if s.Removed {
 					state = "removed"
 				}
-				rows = append(rows, []string{s.Opened.Local().Format(time.DateTime), s.Session, s.Agent, safe(containerOf(s.Container)), s.Target, s.Protocol, lasted, events, state})
+				rows = append(rows, []string{s.Opened.Local().Format(time.DateTime), s.Session, s.Agent, safe(nameIn(s.Identity)), safe(containerOf(s.Container)), s.Target, s.Protocol, lasted, events, state})
 			}
 			return c.out.table(rows)
 		},
@@ -56,30 +59,57 @@ func (c *cli) sessionsCommand() *cobra.Command {
 	return cmd
 }
 
-// entry is a session, and the container that its agent was in.
+// entry is a session, the container that its agent was in, and for whom it ran.
 type entry struct {
 	recording.Summary
 	Container *recording.Container `json:"container,omitempty"`
+	Identity  *recording.Identity  `json:"identity,omitempty"`
 }
 
-// containerIn reads the beginning of a session's file, where the container is.
-// A file that is not there any more has none.
-func containerIn(path string) *recording.Container {
+// beginningOf reads the beginning of a session's file, where the container and
+// the identity are. A file that is not there any more has none.
+func beginningOf(path string) (c *recording.Container, i *recording.Identity) {
 	r, err := recording.Open(path)
 	if err != nil {
-		return nil
+		return nil, nil
 	}
 	defer r.Close()
-	for range 2 { // behind opened
+	for range 3 { // opened, and what may be behind it
 		e, err := r.Next()
 		if err != nil {
-			return nil
+			return c, i
 		}
-		if c, ok := e.Body.(*recording.Container); ok {
-			return c
+		switch b := e.Body.(type) {
+		case *recording.Container:
+			c = b
+		case *recording.Identity:
+			i = b
 		}
 	}
-	return nil
+	return c, i
+}
+
+// nameIn is what people call who it was.
+func nameIn(i *recording.Identity) string {
+	if i == nil {
+		return ""
+	}
+	return cmp.Or(i.Name, i.Subject)
+}
+
+// behalf says for whom a session was, and with what less than the policy.
+func behalf(i *recording.Identity) string {
+	who := ""
+	if i.Issuer != "" {
+		who = "for " + nameIn(i) + " (" + i.Issuer + " " + i.Subject + ")"
+		if len(i.Groups) > 0 {
+			who += ", groups " + strings.Join(i.Groups, ", ")
+		}
+	}
+	if i.Narrowed {
+		who = strings.TrimPrefix(who+"; launched with "+cmp.Or(strings.Join(i.Allowed, " "), "nothing")+" only", "; ")
+	}
+	return who
 }
 
 // containerOf is what people call a container.

@@ -95,6 +95,9 @@ type Flow struct {
 	Unclear  string         // such names, when they are of different targets and Name is empty
 
 	Container Container
+
+	Identity *Identity   // on whose behalf; nil: nobody was told
+	Only     []Narrowing // what the run was launched with; nil: all that its policy allows
 }
 
 // Container is the container that the caller is in. Engine is empty when it is

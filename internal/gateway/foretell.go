@@ -5,7 +5,6 @@ import (
 	"net"
 
 	"github.com/postern/postern/internal/engine"
-	"github.com/postern/postern/internal/policy"
 )
 
 // Foretell says of a connection that an agent is making, and that is not yet
@@ -20,8 +19,8 @@ func (g *Gateway) Foretell(ctx context.Context, flow engine.Flow) error {
 	if target == nil {
 		return g.deny(ctx, flow)
 	}
-	agent := setup.Agents[flow.Agent]
-	if agent == nil || agent.Policy.Admit(target.Name).Action == policy.Deny {
+	agent := setup.agentFor(&flow)
+	if agent == nil || agent.admission(&flow, target.Name, g.Now()) != nil {
 		return nil
 	}
 	_, conn, err := g.dial(ctx, target, hostOf(flow))

@@ -71,7 +71,7 @@ func (g *gate) Beside() engine.Gate {
 // told to end; until they have, their requests are denied by an empty policy.
 func (g *gate) follow(setup *Setup) {
 	g.setup = setup
-	g.policy, g.caller = &policy.Policy{Name: "none"}, setup.Agents[g.flow.Agent]
+	g.policy, g.caller = &policy.Policy{Name: "none"}, setup.agentFor(&g.flow)
 	if g.caller != nil {
 		g.policy = g.caller.Policy
 		g.budgets = g.caller.Budgets
@@ -182,8 +182,9 @@ func (g *gate) input(r *engine.Request) *policy.Input {
 	}
 	return &policy.Input{
 		Target: g.target.Name, Effects: effects, Facts: r.Facts, Passing: r.Passing, Database: g.database, User: g.user,
-		Session: policy.Session{Rows: g.given.Load(), Statements: g.statements.Load()},
-		Agent:   policy.Agent{Name: g.flow.Agent, Run: g.flow.Run, Exe: g.flow.Exe, UID: g.flow.UID},
+		Session:  policy.Session{Rows: g.given.Load(), Statements: g.statements.Load()},
+		Identity: g.flow.Identity, Only: g.flow.Only,
+		Agent: policy.Agent{Name: g.flow.Agent, Run: g.flow.Run, Exe: g.flow.Exe, UID: g.flow.UID},
 	}
 }
 
@@ -301,7 +302,7 @@ func (g *gate) ask(ctx context.Context, n uint64, r *engine.Request, v policy.Ve
 func (g *gate) question(n uint64, r *engine.Request, v policy.Verdict) approval.Ask {
 	ask := approval.Ask{
 		Run: g.flow.Run, Agent: g.flow.Agent, Target: g.target.Name,
-		Form: r.Kind, Text: r.Text, Context: g.database + " " + g.user + " " + r.Context,
+		Form: r.Kind, Text: r.Text, Context: g.database + " " + g.user + " " + r.Context + g.behalf(),
 		Session: g.flow.Session, Request: n,
 		Rule: v.Rule, Approvers: v.Approvers, ReasonRequired: v.ReasonRequired, Within: v.Within,
 	}
@@ -312,6 +313,15 @@ func (g *gate) question(n uint64, r *engine.Request, v policy.Verdict) approval.
 		ask.Effects = append(ask.Effects, e.Verb+" "+e.Object)
 	}
 	return ask
+}
+
+// behalf is what an approval is bound to besides: a yes for one person's run is
+// not one for another's.
+func (g *gate) behalf() string {
+	if g.flow.Identity == nil {
+		return ""
+	}
+	return " " + g.flow.Identity.Key()
 }
 
 // answered puts on record what came of an approval: a note per vote, so that

@@ -106,8 +106,11 @@ func (s *Setup) Sees(agent, name string) dns.Grant {
 	return dns.Wild
 }
 
+// admits says whether the agent may know of a target, whoever it runs for: who
+// looks a name up is not known by run.
 func (a *Agent) admits(t *Target) bool {
-	return a.Policy.Admit(t.Name).Action != policy.Deny || a.observing(time.Now())
+	return a.Policy.Admit(t.Name).Action != policy.Deny || a.observing(time.Now()) ||
+		slices.ContainsFunc(a.Roles, func(r RolePolicy) bool { return r.Agent.admits(t) })
 }
 
 // Meant finds the name behind an address that an agent dials, from what it was

@@ -12,7 +12,6 @@ import (
 
 	"github.com/postern/postern/internal/dns"
 	"github.com/postern/postern/internal/engine"
-	"github.com/postern/postern/internal/policy"
 	"github.com/postern/postern/internal/record"
 	"github.com/postern/postern/internal/wire"
 )
@@ -56,7 +55,7 @@ func (g *Gateway) begin(ctx context.Context, conn net.Conn, flow engine.Flow) (*
 	if r, ok := conn.(*reentered); ok {
 		s.way = r.dial
 	}
-	s.agent = setup.Agents[flow.Agent]
+	s.agent = setup.agentFor(&flow)
 	if s.agent == nil {
 		return nil, fmt.Errorf("agent %q is not configured", flow.Agent)
 	}
@@ -225,19 +224,6 @@ func (s *session) greet(e engine.Engine) (*engine.Intent, error) {
 	return &intent, nil
 }
 
-// admit decides whether there is to be a session at all.
-func (s *session) admit(intent *engine.Intent) *engine.Denial {
-	s.gate = newGate(s, intent)
-	v := s.agent.Policy.Admit(s.target.Name)
-	if v.Action != policy.Deny || s.agent.observing(s.gateway.Now()) {
-		return nil
-	}
-	d := v.Denial()
-	s.fail(d)                                                      //nolint:errcheck // it is d
-	s.client.SetDeadline(time.Now().Add(s.setup.Limits.Handshake)) // for the last words
-	return d
-}
-
 // relay runs the protocol until one side ends.
 func (s *session) relay(e engine.Engine) {
 	err := e.Relay(s.ctx, s.client, s, s.gate)
@@ -266,7 +252,7 @@ func (s *session) outdated(setup *Setup) *engine.Denial {
 	ended := func(why string) *engine.Denial {
 		return &engine.Denial{Code: engine.Ended, Reason: "the configuration changed: " + why, Help: "connect again"}
 	}
-	agent := setup.Agents[s.flow.Agent]
+	agent := setup.agentFor(&s.flow)
 	if agent == nil {
 		return ended("the agent is no longer configured")
 	}
@@ -276,7 +262,7 @@ func (s *session) outdated(setup *Setup) *engine.Denial {
 		return nil
 	case target == nil || s.target == nil || !target.same(s.target):
 		return ended("the target is no longer the same")
-	case agent.Policy.Admit(target.Name).Action == policy.Deny && !agent.observing(s.gateway.Now()):
+	case agent.opens(&s.flow, target.Name) != nil && !agent.observing(s.gateway.Now()):
 		return ended("the policy no longer allows this target")
 	case !slices.Equal(agent.Masks[target.Name].words(), s.agent.Masks[target.Name].words()):
 		return ended("the policy's masks changed")

@@ -55,6 +55,48 @@ type Agent struct {
 	Budgets    []Budget          // of its policy
 	MaskKey    []byte            // of this agent's hashes and pseudonyms
 	Masks      map[string]*Masks // by target; nil when nothing is masked
+
+	Roles    []RolePolicy // what those have instead whose identity has a role; the first counts
+	Identity IdentityRule
+}
+
+// RolePolicy is the agent as it is for whoever has a role.
+type RolePolicy struct {
+	Role  string
+	Agent *Agent
+}
+
+// IdentityRule is what an agent must be told of on whose behalf it runs.
+type IdentityRule struct {
+	Required bool
+	Issuers  []string // whose identities are taken; empty: of all
+	OnExpiry Expiry
+	Ask      *policy.Ask // for ExpiryAsks
+}
+
+// Expiry says what becomes of new sessions when what attests an identity has
+// come to its end.
+type Expiry uint8
+
+const (
+	ExpiryEnds  Expiry = iota // there are none
+	ExpiryAsks                // people decide about each
+	ExpiryKeeps               // they are as before
+)
+
+// agentFor returns the agent of a flow, as it is for its identity; nil when it is
+// not configured.
+func (s *Setup) agentFor(f *engine.Flow) *Agent {
+	a := s.Agents[f.Agent]
+	if a == nil || f.Identity == nil {
+		return a
+	}
+	for _, r := range a.Roles {
+		if slices.Contains(f.Identity.Roles, r.Role) {
+			return r.Agent
+		}
+	}
+	return a
 }
 
 // Masks is what an agent must not see of a target.

@@ -284,6 +284,8 @@ func describe(b recording.Body) string {
 	switch e := b.(type) {
 	case *recording.Opened:
 		return fmt.Sprintf("opened %s %s", e.Agent, e.Target)
+	case *recording.Identity:
+		return strings.TrimSpace(fmt.Sprintf("identity %s %s %v", e.Issuer, e.Name, e.Allowed))
 	case *recording.Intent:
 		return "intent " + e.User
 	case *recording.Request:

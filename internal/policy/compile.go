@@ -57,7 +57,7 @@ func (c *compiler) policy(src *Source) *Policy {
 
 // rule compiles one rule; nil after a problem.
 func (c *compiler) rule(src *Rule, id int) *rule {
-	r := &rule{id: id, name: src.Name, reason: src.Deny, help: src.Help}
+	r := &rule{id: id, name: src.Name, reason: src.Deny, help: src.Help, roles: src.Roles}
 	before := len(c.problems)
 	if _, ok := c.protocols[src.Target]; !ok && src.Target != "*" {
 		c.wrong(src.Where, "add it to targets", "rule %q is for target %q, which does not exist", src.Name, src.Target)
@@ -212,7 +212,7 @@ func (c *compiler) place(p *Policy, src *Rule, r *rule) {
 			p.targets[target] = x
 		}
 		x.opens = x.opens || r.action != Deny
-		x.perSession = x.perSession || r.when != nil && r.when.caller
+		x.perSession = x.perSession || r.when != nil && r.when.caller || len(r.roles) > 0
 		for _, verb := range src.Verbs {
 			x.named[verb] = true
 		}
@@ -224,7 +224,9 @@ func (c *compiler) place(p *Policy, src *Rule, r *rule) {
 				continue
 			}
 			x.verbs[verb] = append(rules, r)
-			reached = reached || !slices.ContainsFunc(rules, func(e *rule) bool { return len(e.tables)+len(e.objects)+len(e.columns) == 0 && e.when == nil })
+			reached = reached || !slices.ContainsFunc(rules, func(e *rule) bool {
+				return len(e.tables)+len(e.objects)+len(e.columns)+len(e.roles) == 0 && e.when == nil
+			})
 		}
 	}
 	if !reached && len(c.protocols) > 0 {

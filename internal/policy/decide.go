@@ -20,6 +20,9 @@ func (p *Policy) Decide(in *Input) Verdict {
 	if len(effects) == 0 {
 		effects = unknowable
 	}
+	if v, denied := in.narrowed(effects); denied {
+		return v
+	}
 	var (
 		answers answers
 		allowed string
@@ -78,6 +81,9 @@ func (p *Policy) Sure(in *Input) (Verdict, bool) {
 	x := p.targets[in.Target]
 	if x == nil {
 		return p.Admit(in.Target), true
+	}
+	if v, denied := in.narrowed(in.Effects); denied {
+		return v, true
 	}
 	var answers answers
 	for i := range in.Effects {
@@ -138,14 +144,64 @@ type answers [32]struct {
 }
 
 func (r *rule) holds(in *Input, known *answers) answer {
-	if r.when == nil {
-		return yes
+	has := r.has(in.Identity)
+	if r.when == nil || has == no {
+		return has
 	}
+	when := r.asked(in, known)
+	if when == yes {
+		return has
+	}
+	return when
+}
+
+// has says whether an identity has one of the rule's roles. Whose it is not
+// known may have it.
+func (r *rule) has(i *engine.Identity) answer {
+	switch {
+	case len(r.roles) == 0:
+		return yes
+	case i == nil:
+		return perhaps
+	}
+	return answerOf(slices.ContainsFunc(r.roles, func(role string) bool { return slices.Contains(i.Roles, role) }))
+}
+
+func (r *rule) asked(in *Input, known *answers) answer {
 	slot := &known[r.id%len(known)]
 	if slot.rule != r {
 		slot.rule, slot.answer = r, r.when.eval(in)
 	}
 	return slot.answer
+}
+
+// Launched names the rule by which a narrowing denies.
+const Launched = "allow"
+
+// Launch is the verdict on a target that the run was launched without.
+func Launch(target string) Verdict {
+	return Verdict{
+		Action: Deny, Rule: Launched, Reason: "this run was launched without target " + target,
+		Help: "do without, or have the run launched with more: postern run --allow",
+	}
+}
+
+// narrowed denies what the run was launched without.
+func (in *Input) narrowed(effects []engine.Effect) (Verdict, bool) {
+	if in.Only == nil {
+		return Verdict{}, false
+	}
+	v := Launch(in.Target)
+	if !engine.Narrowed(in.Only, in.Target, "") {
+		return v, true
+	}
+	for _, e := range effects {
+		if !engine.Narrowed(in.Only, in.Target, e.Verb) {
+			v.Reason = "this run was launched without it (" + phrase(e) + ")"
+			return v, true
+		}
+	}
+	return Verdict{}, false
 }
 
 func (r *rule) denies(e engine.Effect) Verdict {

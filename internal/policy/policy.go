@@ -38,6 +38,7 @@ type Rule struct {
 	WhenWhere string
 	Name      string
 	Target    string   // "*": all
+	Roles     []string // of identities, any of which it takes; empty: whoever it is
 	Verbs     []string // "*": all but unknown, filter and derive
 	Tables    []string // patterns of relations and what is named like them; empty: all
 	Objects   []string // patterns of other objects; empty: all
@@ -135,14 +136,43 @@ type Input struct {
 	Database string // as the agent named it; empty: unknown
 	User     string // the same
 	Session  Session
+
+	Identity *engine.Identity   // nil: unknown
+	Only     []engine.Narrowing // nil: no less than the policy allows
 }
 
-// named is what the agent has named a session; empty: unknown.
-func (in *Input) named(variable string) string {
-	if variable == sessionUser {
-		return in.User
+// named is a variable that may be unknown: what the agent has named a session,
+// and on whose behalf it runs.
+func (in *Input) named(variable string) (any, bool) {
+	switch variable {
+	case sessionUser:
+		return in.User, in.User != ""
+	case sessionDatabase:
+		return in.Database, in.Database != ""
 	}
-	return in.Database
+	i := in.Identity
+	if i == nil {
+		return nil, false
+	}
+	switch variable {
+	case identityPrefix + "issuer":
+		return i.Issuer, true
+	case identityPrefix + "subject":
+		return i.Subject, true
+	case identityPrefix + "name":
+		return i.Name, true
+	case identityPrefix + "email":
+		return i.Email, true
+	case identityPrefix + "owner":
+		return i.Owner, true
+	case identityPrefix + "groups":
+		return i.Groups, true
+	case identityPrefix + "roles":
+		return i.Roles, true
+	case identityPrefix + "claims":
+		return i.Claims, true
+	}
+	return nil, false
 }
 
 // Session is what a session has had before this request.
@@ -201,6 +231,7 @@ type rule struct {
 	id      int // among all of the policy
 	name    string
 	action  Action
+	roles   []string
 	tables  []pattern
 	objects []object
 	columns []string

@@ -33,9 +33,22 @@ var callerVariables = map[string]*cel.Type{
 	sessionRows:       cel.IntType,
 	sessionStatements: cel.IntType,
 	"target":          cel.StringType,
+
+	identityPrefix + "issuer":  cel.StringType,
+	identityPrefix + "subject": cel.StringType,
+	identityPrefix + "name":    cel.StringType,
+	identityPrefix + "email":   cel.StringType,
+	identityPrefix + "owner":   cel.StringType,
+	identityPrefix + "groups":  cel.ListType(cel.StringType),
+	identityPrefix + "roles":   cel.ListType(cel.StringType),
+	identityPrefix + "claims":  cel.MapType(cel.StringType, cel.StringType),
 }
 
 const factPrefix = "request."
+
+// identityPrefix begins the names of what is known of an identity; unknown, all
+// of it, where there is none.
+const identityPrefix = "identity."
 
 const (
 	// What a session is, as the agent has named it.
@@ -128,7 +141,7 @@ func (c *conditions) compile(when string) (*condition, error) {
 			out.passing = out.passing || slices.Contains(c.passing, fact)
 			continue
 		}
-		if name == sessionDatabase || name == sessionUser {
+		if name == sessionDatabase || name == sessionUser || strings.HasPrefix(name, identityPrefix) {
 			out.named = append(out.named, variable{name, cel.AttributePattern(name)})
 		}
 		out.caller = out.caller || name != "target"
@@ -285,7 +298,7 @@ func (c *condition) interpret(in *Input) answer {
 		}
 	}
 	for _, v := range c.named {
-		if in.named(v.name) == "" {
+		if _, known := in.named(v.name); !known {
 			missing = append(missing, v.unknown)
 		}
 	}
@@ -328,9 +341,6 @@ func (a activation) ResolveName(name string) (any, bool) {
 		return a.in.Agent.Exe, true
 	case "agent.uid":
 		return int64(a.in.Agent.UID), true
-	case sessionDatabase, sessionUser:
-		v := a.in.named(name)
-		return v, v != ""
 	case sessionRows:
 		return a.in.Session.Rows, true
 	case sessionStatements:
@@ -338,7 +348,7 @@ func (a activation) ResolveName(name string) (any, bool) {
 	case "target":
 		return a.in.Target, true
 	}
-	return nil, false
+	return a.in.named(name)
 }
 
 // helpOf splits an error of compile into what is wrong and what to do.

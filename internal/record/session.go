@@ -86,7 +86,22 @@ func (s *Session) open(m Meta, journal recording.Hash) error {
 	if c := f.Container; err == nil && c.Engine != "" {
 		err = s.append(&recording.Container{Engine: c.Engine, ID: c.ID, Name: c.Name})
 	}
+	if err == nil && (f.Identity != nil || f.Only != nil) {
+		err = s.append(identityOf(f))
+	}
 	return err
+}
+
+func identityOf(f *engine.Flow) *recording.Identity {
+	body := &recording.Identity{Narrowed: f.Only != nil}
+	if i := f.Identity; i != nil {
+		body.Issuer, body.Subject, body.Name, body.Email, body.Owner = i.Issuer, i.Subject, i.Name, i.Email, i.Owner
+		body.Groups, body.Roles, body.Expires = i.Groups, i.Roles, i.Expires
+	}
+	for _, n := range f.Only {
+		body.Allowed = append(body.Allowed, n.String())
+	}
+	return body
 }
 
 // Intent records what the client wants before its first request.

@@ -47,7 +47,14 @@ func (c *chain) add(bodies ...Body) *chain {
 
 // everyKind has every kind of event, with nothing left out that it can hold.
 func everyKind() []Body {
-	later := append([]Body{&Container{Engine: "docker", ID: "0123456789ab", Name: "eager_ada"}}, shellKinds()...)
+	later := append([]Body{
+		&Container{Engine: "docker", ID: "0123456789ab", Name: "eager_ada"},
+		&Identity{
+			Issuer: "corp", Subject: "00u1", Name: "ada", Email: "ada@example.test", Owner: "grace", Groups: []string{"dba", "sre"}, Roles: []string{"writer"},
+			Expires: moment, Narrowed: true, Allowed: []string{"orders:select", "web"},
+		},
+		&Identity{Issuer: "static"},
+	}, shellKinds()...)
 	return append(append(later, sessionKinds()...), journalKinds()...)
 }
 

@@ -85,10 +85,12 @@
 //	15 stream    Stream
 //	16 exit      Exit
 //	17 file      File
+//	18 identity  Identity
 //
 // A reader passes over kinds it does not know ([Unknown]); their hashes count
 // all the same. Container, which follows opened where there is one, came after
-// those before it, and then terminal, stream, exit and file.
+// those before it, then terminal, stream, exit and file, and then identity, which
+// follows opened and container where there is one.
 //
 // The body of a rows event is a sequence of rows, each with its length in 4
 // bytes before it. A row is the body of PostgreSQL's DataRow: a count in 2

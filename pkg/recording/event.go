@@ -27,6 +27,7 @@ const (
 	KindStream
 	KindExit
 	KindFile
+	KindIdentity
 
 	KindStarted        Kind = 64
 	KindSessionOpened  Kind = 65
@@ -40,7 +41,8 @@ var kindNames = map[Kind]string{
 	KindVerdict: "verdict", KindApproval: "approval", KindFields: "fields", KindRows: "rows",
 	KindData: "data", KindDenial: "denial", KindOutcome: "outcome", KindEnd: "end",
 	KindContainer: "container", KindTerminal: "terminal", KindStream: "stream", KindExit: "exit", KindFile: "file",
-	KindStarted: "started", KindSessionOpened: "session-opened", KindSessionClosed: "session-closed",
+	KindIdentity: "identity",
+	KindStarted:  "started", KindSessionOpened: "session-opened", KindSessionClosed: "session-closed",
 	KindSessionRemoved: "session-removed", KindStopped: "stopped",
 }
 
@@ -92,6 +94,7 @@ var bodies = map[Kind]func() parser{
 	KindStream:         func() parser { return new(Stream) },
 	KindExit:           func() parser { return new(Exit) },
 	KindFile:           func() parser { return new(File) },
+	KindIdentity:       func() parser { return new(Identity) },
 	KindStarted:        func() parser { return new(Started) },
 	KindSessionOpened:  func() parser { return new(SessionOpened) },
 	KindSessionClosed:  func() parser { return new(SessionClosed) },
