@@ -239,7 +239,7 @@ func needRestart(before, after *config.Config) []string {
 		{"guard", before.Guard != after.Guard},
 		{"metrics", before.Metrics != after.Metrics},
 		{"record.max_total_bytes", before.Record.MaxTotalBytes != after.Record.MaxTotalBytes},
-		{"secrets", before.Secrets != after.Secrets},
+		{"secrets.file", before.Secrets.File != after.Secrets.File},
 		{"sqlparse", before.SQLParse != after.SQLParse},
 		{"log", before.Log != after.Log},
 	} {

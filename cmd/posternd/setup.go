@@ -123,19 +123,13 @@ func (b *builder) byTarget(cfg *config.Config) map[string]engine.Protocol {
 	return out
 }
 
-// unknownWords are names of protocols, sources and detectors that config
+// unknownWords are names of protocols and detectors that config
 // cannot know.
 func (b *builder) unknownWords(cfg *config.Config) []string {
 	var out []string
 	for _, t := range cfg.Targets {
 		if _, ok := b.protocol(t.Protocol); !ok {
 			out = append(out, fmt.Sprintf("%s: protocol %q is not known; known are: %s", t.Pos, t.Protocol, b.protocolNames()))
-		}
-		refs := append(credentialRefs(t.Credential), t.TLS.ClientKey)
-		for _, r := range refs {
-			if r != nil && r.Source != "file" && r.Source != "env" {
-				out = append(out, fmt.Sprintf("%s: source %q is not known; known are: file, env", r.Pos, r.Source))
-			}
 		}
 	}
 	own := detectors(cfg)

@@ -83,18 +83,6 @@ func (b *builder) hostKeys(host string) ([]engine.HostKey, error) {
 	return out, nil
 }
 
-// credentialRefs are the secrets that a credential names.
-func credentialRefs(c *config.Credential) []*config.SecretRef {
-	if c == nil {
-		return nil
-	}
-	refs := []*config.SecretRef{c.Password, c.Key, c.Passphrase}
-	if c.Certificate != nil {
-		refs = append(refs, c.Certificate.CA)
-	}
-	return refs
-}
-
 // sshCredential fetches what a login by SSH proves itself with.
 func (b *builder) sshCredential(ctx context.Context, c *config.Credential) (s secret.SSH, err error) {
 	s.Agent = c.Agent

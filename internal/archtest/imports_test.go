@@ -39,6 +39,7 @@ var rules = []rule{
 	{"internal/wiretest", "internal/engine internal/secret internal/wire"},
 	{"internal/policy", "internal/engine"},
 	{"internal/approval", "internal/engine"},
+	{"internal/run", "internal/engine"},
 	{"internal/relay/*", "internal/engine internal/secret internal/wire"},
 	// A protocol knows bytes: no policy, source, record, config or other protocol.
 	{"internal/protocol/ssh", "internal/engine internal/relay/* internal/secret internal/wire internal/shell internal/protocol/ssh/*"},

@@ -5,7 +5,7 @@
 //
 // The package imports nothing of ours and does nothing with what it has read:
 // verbs, facts and conditions are checked by policy, the words of detectors by
-// mask, names of protocols and sources of secrets by cmd/posternd. Start with Load, then Config;
+// mask, names of protocols by cmd/posternd. Start with Load, then Config;
 // schema.go has one function per struct, in the order of the file.
 package config
 
@@ -43,6 +43,7 @@ const (
 	DefaultLogLevel       = "info"
 	DefaultLogFormat      = "text"
 	DefaultSecretIdentity = "/etc/postern/identity.txt" // the age identity that opens the secrets file
+	DefaultOnExpiry       = "end"                       // no new sessions for an identity that has expired
 )
 
 // Config is a file that has no errors, with every default filled in.
@@ -55,6 +56,7 @@ type Config struct {
 	Metrics  Metrics  `yaml:"metrics"`
 	Record   Record   `yaml:"record"`
 	Secrets  Secrets  `yaml:"secrets"`
+	Identity Identity `yaml:"identity,omitempty"`
 	SQLParse SQLParse `yaml:"sqlparse"`
 	Trust    Trust    `yaml:"trust"`
 	Limits   Limits   `yaml:"limits"`
@@ -76,19 +78,22 @@ func (p Pos) String() string { return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.
 
 // Agent is a program whose connections are decided.
 type Agent struct {
-	Pos      Pos       `yaml:"-"`
-	Name     string    `yaml:"name"`
-	Cgroup   string    `yaml:"cgroup"` // relative to the cgroup2 root, inside Config.Root
-	Policy   string    `yaml:"policy"`
-	Mode     string    `yaml:"mode"`            // "enforce" or "observe"
-	Until    time.Time `yaml:"until,omitempty"` // the end of mode observe
-	RunBy    RunBy     `yaml:"run_by,omitempty"`
-	Tier     string    `yaml:"tier"`               // the least of its runs: "redirected", "workspace", "strict"
-	User     string    `yaml:"user,omitempty"`     // who runs of the tier strict run as
-	Mounts   []Mount   `yaml:"mounts,omitempty"`   // what runs in a sandbox see besides the system
-	Publish  []int     `yaml:"publish,omitempty"`  // ports of runs that the host may reach
-	Unix     []string  `yaml:"unix,omitempty"`     // the Unix sockets that it may reach; nil: any
-	Loopback []int     `yaml:"loopback,omitempty"` // ports on loopback that it may dial past the gateway
+	Pos    Pos    `yaml:"-"`
+	Name   string `yaml:"name"`
+	Cgroup string `yaml:"cgroup"` // relative to the cgroup2 root, inside Config.Root
+	Policy string `yaml:"policy"`
+	// Policies are what those have instead whose identity has a role; the first counts.
+	Policies []RolePolicy  `yaml:"policies,omitempty"`
+	Identity AgentIdentity `yaml:"identity"`
+	Mode     string        `yaml:"mode"`            // "enforce" or "observe"
+	Until    time.Time     `yaml:"until,omitempty"` // the end of mode observe
+	RunBy    RunBy         `yaml:"run_by,omitempty"`
+	Tier     string        `yaml:"tier"`               // the least of its runs: "redirected", "workspace", "strict"
+	User     string        `yaml:"user,omitempty"`     // who runs of the tier strict run as
+	Mounts   []Mount       `yaml:"mounts,omitempty"`   // what runs in a sandbox see besides the system
+	Publish  []int         `yaml:"publish,omitempty"`  // ports of runs that the host may reach
+	Unix     []string      `yaml:"unix,omitempty"`     // the Unix sockets that it may reach; nil: any
+	Loopback []int         `yaml:"loopback,omitempty"` // ports on loopback that it may dial past the gateway
 }
 
 // Observing says whether the agent's verdicts are only shown, not enforced.
@@ -176,6 +181,7 @@ type Credential struct {
 	User     string     `yaml:"user,omitempty"`
 	Database string     `yaml:"database,omitempty"`
 	Password *SecretRef `yaml:"password,omitempty"`
+	Issue    *Issue     `yaml:"issue,omitempty"` // it is made, in place of what is above
 
 	// For SSH.
 	Key         *SecretRef   `yaml:"key,omitempty"`
@@ -242,7 +248,8 @@ type Rule struct {
 	Pos     Pos      `yaml:"-"`
 	WhenPos Pos      `yaml:"-"`
 	Name    string   `yaml:"name"`
-	Target  string   `yaml:"target"` // "*": all
+	Target  string   `yaml:"target"`          // "*": all
+	Roles   []string `yaml:"roles,omitempty"` // of identities, any of which it takes
 	Verbs   []string `yaml:"verbs"`
 	Tables  []string `yaml:"tables,omitempty"`
 	Objects []string `yaml:"objects,omitempty"` // patterns of objects that are no tables
@@ -306,7 +313,8 @@ type Record struct {
 
 // Secrets configures the sources of secrets.
 type Secrets struct {
-	File FileSource `yaml:"file"`
+	File    FileSource `yaml:"file"`
+	Sources []Source   `yaml:"sources,omitempty"`
 }
 
 // FileSource is the source "file": files encrypted with age.

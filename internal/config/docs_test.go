@@ -15,10 +15,13 @@ import (
 
 // withDefaults is a file that leaves out whatever has a default.
 const withDefaults = `
-agents: [{name: a, cgroup: agents.slice/a, policy: p, mounts: [{path: /srv}]}]
+identity: {issuers: [{name: i, url: "https://i.example", client_id: c}]}
+secrets: {sources: [{name: v, vault: {address: /run/v.sock, auth: {method: agent}}}, {name: x, exec: {command: [/bin/x]}}]}
+agents: [{name: a, cgroup: agents.slice/a, policy: p, mounts: [{path: /srv}], identity: {on_expiry: ask, ask: {approvers: [dba]}}}]
 targets:
   - {name: s, protocol: ssh, hosts: [a.example:22], ssh: {host_keys: [ssh-ed25519 AAAA]}, credential: {user: u, certificate: {ca: {source: file}}}}
   - {name: t, protocol: postgres, hosts: [db.example:5432], anonymous: allow}
+  - {name: m, protocol: postgres, hosts: [m.example:5432], placeholder: {password: p}, credential: {database: d, issue: {source: v, engine: database, role: r}}}
 detectors: [{name: d, anchors: [EMP-], pattern: EMP}]
 policies: [{name: p, rules: [{name: r, target: t, verbs: [select], ask: {approvers: [dba]}}], budgets: [{name: b, per: 1h, rows: 1, ask: {at: 50%, approvers: [dba]}}]}]
 `
@@ -98,7 +101,7 @@ func TestFullFileHasEveryKey(t *testing.T) {
 	}
 	walk(parseFile(t, "testdata/full.yaml"))
 	readers := regexp.MustCompile(`(?m)^\s+"([a-z_]+)":\s+(?:d\.|func|action)|map\[string\]reader\{"([a-z_]+)"`)
-	found := readers.FindAllStringSubmatch(text(t, "schema.go")+text(t, "ssh.go"), -1)
+	found := readers.FindAllStringSubmatch(text(t, "schema.go")+text(t, "ssh.go")+text(t, "identity.go")+text(t, "sources.go"), -1)
 	if len(found) < 60 {
 		t.Fatalf("only %d keys were found in schema.go: does the pattern still fit?", len(found))
 	}

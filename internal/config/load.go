@@ -156,6 +156,12 @@ func (d *decoder) references(c *Config) {
 			d.problem(a.Pos, Error, orElse(nearest(a.Policy, names(policies)), "add it to policies"),
 				"agent %q has the policy %q, which is not in the file", a.Name, clip(a.Policy))
 		}
+		for _, r := range a.Policies {
+			if _, ok := policies[r.Policy]; !ok && r.Policy != "" {
+				d.problem(a.Pos, Error, orElse(nearest(r.Policy, names(policies)), "add it to policies"),
+					"agent %q has the policy %q for role %q, which is not in the file", a.Name, clip(r.Policy), clip(r.Role))
+			}
+		}
 	}
 	known := func(at Pos, target string) {
 		if _, ok := targets[target]; !ok && target != "*" && target != "" {
@@ -181,6 +187,8 @@ func (d *decoder) references(c *Config) {
 		}
 	}
 	d.detectors(c)
+	d.identities(c)
+	d.sourceNames(c)
 	d.cgroups(c)
 	d.addresses(c)
 }

@@ -16,7 +16,7 @@ func (d *decoder) config(n *yaml.Node) *Config {
 		Guard:    Socket{DefaultGuardSocket},
 		Metrics:  Metrics{DefaultMetricsListen},
 		Record:   Record{DefaultDurability, DefaultSessionBytes, DefaultTotalBytes, DefaultResults, DefaultInput},
-		Secrets:  Secrets{FileSource{DefaultSecretIdentity}},
+		Secrets:  Secrets{File: FileSource{DefaultSecretIdentity}},
 		SQLParse: SQLParse{DefaultSQLParsePath, DefaultSQLWorkers},
 		Limits: Limits{
 			DefaultSessions, DefaultAgentSessions, DefaultMessageBytes, DefaultHeldBytes,
@@ -32,6 +32,7 @@ func (d *decoder) config(n *yaml.Node) *Config {
 		"metrics":   d.metrics(&c.Metrics),
 		"record":    d.record(&c.Record),
 		"secrets":   d.secrets(&c.Secrets),
+		"identity":  d.identity(&c.Identity),
 		"sqlparse":  d.sqlparse(&c.SQLParse),
 		"trust":     d.trust(&c.Trust),
 		"limits":    d.limits(&c.Limits),
@@ -53,14 +54,16 @@ func (d *decoder) config(n *yaml.Node) *Config {
 }
 
 func (d *decoder) agent(n *yaml.Node) Agent {
-	a := Agent{Pos: d.pos(n), Mode: "enforce", Tier: "redirected"}
+	a := Agent{Pos: d.pos(n), Mode: "enforce", Tier: "redirected", Identity: AgentIdentity{OnExpiry: DefaultOnExpiry}}
 	var until string
 	var untilNode *yaml.Node
 	d.mapping(n, "an agent", map[string]reader{
-		"name":   d.str(&a.Name, "name", isName),
-		"cgroup": d.str(&a.Cgroup, "cgroup", isCgroup),
-		"policy": d.str(&a.Policy, "policy", isName),
-		"mode":   d.word(&a.Mode, "mode", "enforce", "observe"),
+		"name":     d.str(&a.Name, "name", isName),
+		"cgroup":   d.str(&a.Cgroup, "cgroup", isCgroup),
+		"policy":   d.str(&a.Policy, "policy", isName),
+		"policies": d.rolePolicies(&a.Policies),
+		"identity": d.agentIdentity(&a.Identity),
+		"mode":     d.word(&a.Mode, "mode", "enforce", "observe"),
 		"until": func(n *yaml.Node) {
 			untilNode = n
 			until, _ = d.scalar(n, "until", "a time such as 2026-03-31T18:00:00Z", "!!timestamp", "!!str")
@@ -164,6 +167,7 @@ func (d *decoder) target(n *yaml.Node) Target {
 				"user":     d.str(&t.Credential.User, "user", nil),
 				"database": d.str(&t.Credential.Database, "database", nil),
 				"password": d.secretRef(&t.Credential.Password, "password"),
+				"issue":    d.issue(&t.Credential.Issue),
 
 				"key":         d.secretRef(&t.Credential.Key, "key"),
 				"passphrase":  d.secretRef(&t.Credential.Passphrase, "passphrase"),
@@ -179,6 +183,7 @@ func (d *decoder) target(n *yaml.Node) Target {
 	}
 	d.sshTarget(&t, tls)
 	d.authentication(&t)
+	d.issued(&t)
 	d.realAddresses(&t)
 	return t
 }
@@ -206,7 +211,7 @@ func (d *decoder) authentication(t *Target) {
 	case c != nil && t.Protocol == ProtocolSSH && c.User == "":
 		d.problem(t.Pos, Error, "add user", "the credential of target %q has no user", t.Name)
 	case c != nil && t.Protocol == ProtocolSSH:
-	case c != nil && c.Password == nil && t.TLS.ClientCert == "":
+	case c != nil && c.Password == nil && c.Issue == nil && t.TLS.ClientCert == "":
 		d.problem(t.Pos, Error, "add password: {source: …} or tls: {client_cert: …}", "the credential of target %q proves nothing", t.Name)
 	case c != nil && t.Placeholder.Password == "":
 		d.problem(t.Pos, Error, "add placeholder: {password: …}; postern placeholder new makes one", "target %q has a credential and no placeholder", t.Name)
@@ -283,6 +288,7 @@ func (d *decoder) rule(n *yaml.Node) Rule {
 	d.mapping(n, "a rule", map[string]reader{
 		"name":    d.str(&r.Name, "name", isName),
 		"target":  d.str(&r.Target, "target", isTarget),
+		"roles":   d.strs(&r.Roles, "roles", isName),
 		"verbs":   d.strs(&r.Verbs, "verbs", isVerb),
 		"tables":  d.strs(&r.Tables, "tables", isTable),
 		"objects": d.strs(&r.Objects, "objects", nil),
@@ -444,9 +450,12 @@ func (d *decoder) record(r *Record) reader {
 
 func (d *decoder) secrets(s *Secrets) reader {
 	return func(n *yaml.Node) {
-		d.mapping(n, "secrets", map[string]reader{"file": func(n *yaml.Node) {
-			d.mapping(n, "file", map[string]reader{"identity": d.str(&s.File.Identity, "identity", isPath)})
-		}})
+		d.mapping(n, "secrets", map[string]reader{
+			"file": func(n *yaml.Node) {
+				d.mapping(n, "file", map[string]reader{"identity": d.str(&s.File.Identity, "identity", isPath)})
+			},
+			"sources": d.sources(&s.Sources),
+		})
 	}
 }
 

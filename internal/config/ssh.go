@@ -99,5 +99,5 @@ func (d *decoder) notSSH(t *Target) {
 
 // proves says whether there is anything in a credential to log in by.
 func (c *Credential) proves() bool {
-	return c.Password != nil || c.Key != nil || c.Certificate != nil || c.Agent != ""
+	return c.Password != nil || c.Issue != nil || c.Key != nil || c.Certificate != nil || c.Agent != ""
 }
