@@ -50,6 +50,7 @@ var rules = []rule{
 	{"internal/shell", "internal/engine"},
 	{"internal/sql/analyze", "internal/engine internal/sql"},
 	{"internal/secret/source", "internal/secret"},
+	{"internal/secret/lease", "internal/secret internal/secret/source"},
 	{"internal/secret/source/*", "internal/secret internal/secret/source"},
 	{"internal/record", "internal/engine pkg/recording"},
 	{"internal/redirect", "bpf internal/identity"},
@@ -66,7 +67,7 @@ var rules = []rule{
 	{"cmd/postern-sqlparse", "internal/sql internal/sql/analyze internal/version"},
 	// Root and small: what it links is what there is to audit.
 	{"cmd/postern-guard", "internal/config internal/guard internal/identity internal/redirect internal/supervisor internal/version"},
-	{"cmd/posternd", "pkg/* internal/* internal/relay/* internal/protocol/* internal/secret/source internal/secret/source/*"},
+	{"cmd/posternd", "pkg/* internal/* internal/relay/* internal/protocol/* internal/identity/* internal/secret/* internal/secret/source/*"},
 	{"cmd/postern", "pkg/* internal/* internal/bypass/*"},
 	{"test/*", "pkg/* internal/* bpf internal/relay/* internal/protocol/* internal/secret/source internal/secret/source/* internal/bypass/* test/*"},
 	{"test/*/*", "pkg/* internal/* bpf internal/relay/* internal/protocol/* internal/secret/source internal/secret/source/* internal/bypass/* test/*"},
