@@ -26,6 +26,7 @@ var rules = []rule{
 	{"internal/mask", ""},
 	{"internal/config", ""},
 	{"internal/identity", ""},
+	{"internal/identity/oidc", "internal/secret"}, // tokens, and the secret of a client
 	{"internal/version", ""},
 	{"internal/scan", ""},
 	{"internal/terminal", ""},
@@ -69,8 +70,8 @@ var rules = []rule{
 	{"cmd/postern-guard", "internal/config internal/guard internal/identity internal/redirect internal/supervisor internal/version"},
 	{"cmd/posternd", "pkg/* internal/* internal/relay/* internal/protocol/* internal/identity/* internal/secret/* internal/secret/source/*"},
 	{"cmd/postern", "pkg/* internal/* internal/bypass/*"},
-	{"test/*", "pkg/* internal/* bpf internal/relay/* internal/protocol/* internal/secret/source internal/secret/source/* internal/bypass/* test/*"},
-	{"test/*/*", "pkg/* internal/* bpf internal/relay/* internal/protocol/* internal/secret/source internal/secret/source/* internal/bypass/* test/*"},
+	{"test/*", "pkg/* internal/* bpf internal/relay/* internal/protocol/* internal/secret/* internal/secret/source/* internal/bypass/* internal/identity/* test/*"},
+	{"test/*/*", "pkg/* internal/* bpf internal/relay/* internal/protocol/* internal/secret/* internal/secret/source/* internal/bypass/* internal/identity/* test/*"},
 }
 
 // testImports are what any package's tests may import besides.
