@@ -1,8 +1,11 @@
 // Package oidc says who somebody is by OpenID Connect: it verifies tokens that
-// services and CI jobs bring along.
+// services and CI jobs bring along, logs people in at their provider (device
+// flow, or code flow with PKCE), and keeps their logins fresh.
 //
-// Whoever asks gets an Identity, never a token. What an identity may do is
-// decided elsewhere. Start with Provider.Verify.
+// Tokens stay in the daemon: whoever asks gets an Identity, never a token. What
+// an identity may do is decided elsewhere, and so is who may ask for which uid.
+// Start with Provider.Verify; the logins begin in Provider.StartDevice and
+// Provider.StartCode.
 package oidc
 
 import (
@@ -100,6 +103,9 @@ type Provider struct {
 	byName map[string]*issuer
 	now    func() time.Time
 	log    *slog.Logger
+
+	pending pending
+	logins  *store
 }
 
 // issuer is an Issuer that has been checked.
@@ -128,7 +134,7 @@ func New(o Options) (*Provider, error) {
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
-	for _, folder := range []string{o.StateDir, filepath.Join(o.StateDir, keysFolder)} {
+	for _, folder := range []string{o.StateDir, filepath.Join(o.StateDir, keysFolder), filepath.Join(o.StateDir, loginsFolder)} {
 		if err := os.MkdirAll(folder, 0o700); err != nil {
 			return nil, fmt.Errorf("state of identities: %w", err)
 		}
@@ -136,6 +142,11 @@ func New(o Options) (*Provider, error) {
 			return nil, fmt.Errorf("state of identities: %w", err)
 		}
 	}
+	logins, err := newStore(filepath.Join(o.StateDir, loginsFolder), o.Key)
+	if err != nil {
+		return nil, err
+	}
+	p.logins = logins
 	for _, i := range o.Issuers {
 		checked, err := p.prepare(i, o)
 		if err != nil {
@@ -199,6 +210,14 @@ func (p *Provider) prepare(i Issuer, o Options) (*issuer, error) {
 	out.keys = newKeys(out, filepath.Join(o.StateDir, keysFolder, i.Name+".json"), p.now, p.log)
 	out.keys.load()
 	return out, nil
+}
+
+// named returns an issuer by the name in the configuration.
+func (p *Provider) named(name string) (*issuer, error) {
+	if i := p.byName[name]; i != nil {
+		return i, nil
+	}
+	return nil, &refusal{kind: ErrUnknownIssuer, help: "the issuers are " + p.names()}
 }
 
 func (p *Provider) names() string {

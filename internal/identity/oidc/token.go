@@ -207,9 +207,9 @@ func moment(v any) (time.Time, bool) {
 	const most = 1 << 40 // seconds; time.Time and arithmetic on it are sound below
 	switch v := v.(type) {
 	case int64:
-		return time.Unix(v, 0), v > 0 && v < most
+		return time.Unix(v, 0).UTC(), v > 0 && v < most
 	case float64:
-		return time.Unix(int64(math.Floor(v)), 0), v >= 1 && v < most
+		return time.Unix(int64(math.Floor(v)), 0).UTC(), v >= 1 && v < most
 	}
 	return time.Time{}, false
 }

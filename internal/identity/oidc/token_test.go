@@ -27,7 +27,7 @@ func TestVerify(t *testing.T) {
 	}
 	want := Identity{
 		Issuer: "corp", IssuerURL: testURL, Subject: "u-1", Name: "alice", Email: "alice@example.test",
-		Groups: []string{"dba", "sre"}, IssuedAt: start, Expires: start.Add(time.Hour), TokenID: "id-1",
+		Groups: []string{"dba", "sre"}, IssuedAt: start.UTC(), Expires: start.Add(time.Hour).UTC(), TokenID: "id-1",
 	}
 	if text(got) != text(want) {
 		t.Errorf("got %s, want %s", text(got), text(want))
