@@ -27,10 +27,19 @@ const mask = "[secret]"
 // The bytes are behind a function because fmt walks into unexported fields
 // without asking their methods, and follows pointers for a verb it cannot
 // print, but never calls a function.
-type Secret struct{ value func() []byte }
+type Secret struct {
+	value func() []byte
+	wipe  func() // nil: the bytes are overwritten where they are
+}
 
 // New takes ownership of value; the caller forgets its slice.
 func New(value []byte) Secret { return Secret{value: func() []byte { return value }} }
+
+// Lent returns a Secret whose bytes belong to somebody else, such as an arena:
+// value returns them for as long as they are lent and nil after; wipe overwrites
+// them and takes them back, any number of times. Both are called from any
+// goroutine.
+func Lent(value func() []byte, wipe func()) Secret { return Secret{value: value, wipe: wipe} }
 
 // Reveal returns the secret's bytes, which stay owned by the Secret: they are
 // not changed and not kept beyond the write that needs them.
@@ -50,7 +59,13 @@ func (s Secret) Equal(other []byte) bool {
 }
 
 // Wipe overwrites the bytes. Every copy of this Secret is empty-handed after.
-func (s Secret) Wipe() { clear(s.Reveal()) }
+func (s Secret) Wipe() {
+	if s.wipe != nil {
+		s.wipe()
+		return
+	}
+	clear(s.Reveal())
+}
 
 // Format is for the verbs that String does not serve (%d, %x, %c).
 func (Secret) Format(f fmt.State, _ rune) { io.WriteString(f, mask) } //nolint:errcheck // fmt has no way to say it

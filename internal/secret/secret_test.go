@@ -65,3 +65,23 @@ func TestEqualAndWipe(t *testing.T) {
 		t.Error("Wipe left bytes behind")
 	}
 }
+
+// What is lent is not overwritten here: its owner does that, however often it
+// is asked, and it prints no more than any other.
+func TestLent(t *testing.T) {
+	bytes, wiped := []byte("canary-lent"), 0
+	s := Lent(func() []byte {
+		if wiped > 0 {
+			return nil
+		}
+		return bytes
+	}, func() { wiped++ })
+	if string(s.Reveal()) != "canary-lent" || fmt.Sprintf("%v %x", s, s) != mask+" "+mask {
+		t.Error("it shows as", fmt.Sprintf("%v", s))
+	}
+	s.Wipe()
+	s.Wipe()
+	if wiped != 2 || !s.Empty() || string(bytes) != "canary-lent" {
+		t.Errorf("wiped %d times, %q", wiped, bytes)
+	}
+}
