@@ -105,9 +105,9 @@ func serve(ctx context.Context, path string, hup <-chan os.Signal) (err error) {
 	if err != nil {
 		return err
 	}
-	d.secrets = source.NewSet(nil, func(name string, ref source.Ref, err error) {
+	d.secrets = source.NewSet(source.SetOptions{Observer: source.Observer{StaleUsed: func(name string, ref source.Ref, err error) {
 		log.Warn("a secret source does not answer; the last known value is used", "source", name, "path", ref.Path, "error", err)
-	})
+	}}})
 	statements, err := sql.New(sql.Options{Path: cfg.SQLParse.Path, Workers: cfg.SQLParse.Workers, Log: log})
 	if err != nil {
 		return err

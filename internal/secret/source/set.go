@@ -5,10 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/postern/postern/internal/secret"
+	"github.com/postern/postern/internal/secret/arena"
 )
 
 const (
@@ -17,7 +20,19 @@ const (
 	// DefaultStale is how long the last known value is used while its source
 	// does not answer.
 	DefaultStale = 15 * time.Minute
+	// RefetchEvery is how often a source is asked again for one secret because an
+	// upstream refused it: a client that tries wrong logins in a loop must not
+	// become a loop of requests to the source.
+	RefetchEvery = 5 * time.Second
 )
+
+// SetOptions say where a Set keeps its values and whom it tells. All may be
+// left out.
+type SetOptions struct {
+	Now      func() time.Time
+	Arena    *arena.Arena // where the values are kept; nil: on the heap
+	Observer Observer
+}
 
 // Options say how a Set treats one source. Zero fields take the defaults.
 type Options struct {
@@ -27,10 +42,9 @@ type Options struct {
 
 // Set holds the sources of a configuration and the last known values.
 type Set struct {
-	now func() time.Time
-	// failed is told when a source failed and the last known value is used
-	// instead; nil when nobody wants to know.
-	failed func(name string, ref Ref, err error)
+	now     func() time.Time
+	arena   *arena.Arena
+	observe Observer
 
 	mu      sync.Mutex
 	sources map[string]entry
@@ -56,14 +70,19 @@ type value struct {
 	known   bool
 	fetched time.Time
 	expires time.Time
+	// When the source was last asked by Refetch, and what came of it.
+	refetched time.Time
+	changed   bool
+
+	status Value // what Known shows, guarded by Set.mu
 }
 
 // NewSet returns an empty set.
-func NewSet(now func() time.Time, failed func(name string, ref Ref, err error)) *Set {
-	if now == nil {
-		now = time.Now
+func NewSet(o SetOptions) *Set {
+	if o.Now == nil {
+		o.Now = time.Now
 	}
-	return &Set{now: now, failed: failed, sources: map[string]entry{}, values: map[valueKey]*value{}}
+	return &Set{now: o.Now, arena: o.Arena, observe: o.Observer, sources: map[string]entry{}, values: map[valueKey]*value{}}
 }
 
 // Add adds a source under the name that configurations use.
@@ -93,35 +112,67 @@ func (s *Set) Fetch(ctx context.Context, name string, ref Ref) (secret.Secret, e
 	defer v.release()
 	now := s.now()
 	if v.usable(now, src.opts.Fresh) {
-		return v.copy(), nil
+		return s.use(v, now), nil
 	}
-	err = v.renew(ctx, src, ref, s.now)
+	_, err = s.renew(ctx, src, v, valueKey{name, ref})
 	switch {
 	case err == nil:
-		return v.copy(), nil
+		return s.use(v, now), nil
 	case !v.known:
 		return secret.Secret{}, fmt.Errorf("secret source %s: %w", name, err)
 	case !v.usable(now, src.opts.Stale):
 		return secret.Secret{}, fmt.Errorf("secret source %s: %w (%s): %w", name, ErrStale, now.Sub(v.fetched), err)
 	}
-	if s.failed != nil {
-		s.failed(name, ref, err)
+	s.observe.staleUsed(name, ref, err)
+	return s.use(v, now), nil
+}
+
+// Refetch asks the source again at once, whatever the age of the value: an
+// upstream refused it, so it may have been rotated. It says whether there is
+// another value now, with which a second attempt makes sense. A source is asked
+// so at most every RefetchEvery for one secret; who comes sooner waits for a
+// request that is under way and shares its answer, or gets false.
+func (s *Set) Refetch(ctx context.Context, name string, ref Ref) (changed bool, err error) {
+	came := s.now()
+	src, v, err := s.find(name, ref)
+	if err != nil {
+		return false, err
 	}
-	return v.copy(), nil
+	if err := v.take(ctx); err != nil {
+		return false, err
+	}
+	defer v.release()
+	if !v.refetched.IsZero() && s.now().Sub(v.refetched) < RefetchEvery {
+		return v.changed && came.Before(v.refetched), nil
+	}
+	changed, err = s.renew(ctx, src, v, valueKey{name, ref})
+	if err != nil && ctx.Err() != nil {
+		return false, err // who gives up takes nobody else's turn
+	}
+	v.refetched, v.changed = s.now(), changed
+	if err != nil {
+		return false, fmt.Errorf("secret source %s: %w", name, err)
+	}
+	return changed, nil
 }
 
 // Refresh fetches everything anew that was ever fetched, so that what changed
 // reaches the next session. A secret whose source fails keeps its last value;
 // the errors are returned together.
 func (s *Set) Refresh(ctx context.Context) error {
+	return s.RefreshOnly(ctx, func(string, Ref) bool { return true })
+}
+
+// RefreshOnly is Refresh for the secrets that wanted returns true for.
+func (s *Set) RefreshOnly(ctx context.Context, wanted func(name string, ref Ref) bool) error {
 	s.mu.Lock()
-	keys := make([]valueKey, 0, len(s.values))
-	for k := range s.values {
-		keys = append(keys, k)
-	}
+	keys := slices.Collect(maps.Keys(s.values))
 	s.mu.Unlock()
 	var errs []error
 	for _, k := range keys {
+		if !wanted(k.name, k.ref) {
+			continue
+		}
 		if err := s.refresh(ctx, k); err != nil {
 			errs = append(errs, fmt.Errorf("secret source %s: %w", k.name, err))
 		}
@@ -138,7 +189,8 @@ func (s *Set) refresh(ctx context.Context, k valueKey) error {
 		return err
 	}
 	defer v.release()
-	return v.renew(ctx, src, k.ref, s.now)
+	_, err = s.renew(ctx, src, v, k)
+	return err
 }
 
 func (s *Set) find(name string, ref Ref) (entry, *value, error) {
@@ -151,7 +203,7 @@ func (s *Set) find(name string, ref Ref) (entry, *value, error) {
 	k := valueKey{name, ref}
 	v := s.values[k]
 	if v == nil {
-		v = &value{busy: make(chan struct{}, 1)}
+		v = &value{busy: make(chan struct{}, 1), status: Value{Source: name, Ref: ref}}
 		s.values[k] = v
 	}
 	return src, v, nil
@@ -175,17 +227,55 @@ func (v *value) usable(now time.Time, age time.Duration) bool {
 	return v.known && now.Sub(v.fetched) < age && (v.expires.IsZero() || now.Before(v.expires))
 }
 
-func (v *value) copy() secret.Secret { return secret.New(bytes.Clone(v.secret.Reveal())) }
+// use gives a copy away. The caller owns v.
+func (s *Set) use(v *value, now time.Time) secret.Secret {
+	s.mu.Lock()
+	v.status.LastUsed = now
+	s.mu.Unlock()
+	return secret.New(bytes.Clone(v.secret.Reveal()))
+}
 
-func (v *value) renew(ctx context.Context, src entry, ref Ref, now func() time.Time) error {
-	got, lease, err := src.source.Fetch(ctx, ref)
+// renew asks the source and remembers what it says; changed is by the value,
+// for a version may be another one of the same. The caller owns v.
+func (s *Set) renew(ctx context.Context, src entry, v *value, k valueKey) (changed bool, err error) {
+	began := s.now()
+	got, lease, err := src.source.Fetch(ctx, k.ref)
+	if err == nil && got.Empty() {
+		err = ErrEmpty
+	}
+	now := s.now()
+	s.observe.fetched(k.name, now.Sub(began), err)
 	if err != nil {
-		return err
+		s.mu.Lock()
+		v.status.LastError = err
+		s.mu.Unlock()
+		return false, err
 	}
-	if got.Empty() {
-		return ErrEmpty
-	}
+	before := v.known
+	changed = !v.secret.Equal(got.Reveal())
 	v.secret.Wipe() // nobody else has it: Fetch gives copies away
-	v.secret, v.known, v.fetched, v.expires = got, true, now(), lease.Expires
-	return nil
+	v.secret, v.known, v.fetched, v.expires = s.keep(got, k), true, now, lease.Expires
+	s.mu.Lock()
+	v.status.Fetched, v.status.Expires, v.status.Version, v.status.LastError = now, lease.Expires, lease.Version, nil
+	s.mu.Unlock()
+	if changed && before {
+		s.observe.rotated(k.name, k.ref)
+	}
+	return changed, nil
+}
+
+// keep moves a value into the arena. One that finds no room there stays where it
+// is: it is as exposed as all were without an arena, and that is told, while a
+// login that fails would be an outage.
+func (s *Set) keep(got secret.Secret, k valueKey) secret.Secret {
+	if s.arena == nil {
+		return got
+	}
+	kept, err := s.arena.Put(got.Reveal())
+	if err != nil {
+		s.observe.exposed(k.name, k.ref, err)
+		return got
+	}
+	got.Wipe()
+	return kept
 }

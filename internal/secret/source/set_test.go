@@ -52,7 +52,7 @@ type failures struct{ list []error }
 
 func newSet(src Source) (*Set, *failures) {
 	f := &failures{}
-	s := NewSet(nil, func(_ string, _ Ref, err error) { f.list = append(f.list, err) })
+	s := NewSet(SetOptions{Observer: Observer{StaleUsed: func(_ string, _ Ref, err error) { f.list = append(f.list, err) }}})
 	s.Add("vault", src, Options{Fresh: time.Minute, Stale: time.Hour})
 	return s, f
 }
