@@ -158,12 +158,21 @@ func (c Client) Keep(ctx context.Context, at redirect.Door, files []*os.File) er
 	return nil
 }
 
+// Bound tells the guard for whom a run is, or why it is not to be.
+func (c Client) Bound(ctx context.Context, b Bound) error {
+	_, files, err := c.ask(ctx, request{Op: opBound, Bound: &b})
+	closeAll(files)
+	return err
+}
+
 // News is what a daemon is told on its life line: one of these.
 type News struct {
 	Door   *redirect.Door // a listener somewhere else than at home
 	Files  []*os.File     // its sockets, the receiver's to close
 	Closed *redirect.Door // the agent is there no longer
 	Again  bool           // cgroups of agents were made anew, and have other ids
+	Launch *Launch        // a run that waits for Bound
+	Ended  string         // a run of which nothing is left
 }
 
 // Attend is the daemon's life line: while it lasts the guard keeps listeners
@@ -188,7 +197,7 @@ func (c Client) Attend(ctx context.Context, f func(News)) error {
 		if err != nil {
 			return err
 		}
-		f(News{Door: r.Door, Files: files, Closed: r.Closed, Again: r.Again})
+		f(News{Door: r.Door, Files: files, Closed: r.Closed, Again: r.Again, Launch: r.Launch, Ended: r.Ended})
 	}
 }
 

@@ -64,6 +64,7 @@ type Server struct {
 	kernel       *redirect.Kernel
 	doors        *doors
 	cgroups      cgroupIDs
+	binds        binds
 	slots        chan struct{}
 	runs         sync.WaitGroup
 	closing      sync.Mutex // held while the root is being closed again
@@ -195,6 +196,11 @@ func (s *Server) answer(ctx context.Context, conn *net.UnixConn, peer *identity.
 		return writeReply(conn, reply{Container: c})
 	case q.Op == opListen:
 		return s.listen(conn, q)
+	case q.Op == opBound && q.Bound != nil:
+		if err := s.binds.answer(*q.Bound); err != nil {
+			return err
+		}
+		return writeReply(conn, reply{})
 	case q.Op == opKeep && q.Door != nil:
 		if err := s.doors.keep(*q.Door, files); err != nil {
 			return err

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,6 +24,7 @@ import (
 const (
 	launchArg = "launch"        // the launcher of a run
 	insideArg = "launch-inside" // the same, inside of bubblewrap's sandbox
+	firstArg  = "launch-first"  // the first process of a run that sees no others
 )
 
 // Descriptors of a launcher besides the three of the command.
@@ -47,6 +49,12 @@ type launchPlan struct {
 	Files []file
 	Box   *sandbox.Box // nil: the tier redirected
 	Bwrap string       // path of bubblewrap
+	// Alone: it sees the processes of its run only. Hide is a file that it does not
+	// see. Both are for the tier redirected; a sandbox has them anyway.
+	Alone bool
+	Hide  string
+	// Mounted: what it sees is in place already.
+	Mounted bool
 	// Filter system calls: set inside.
 	Filter bool
 }
@@ -78,6 +86,8 @@ func Main(args []string) bool {
 		launchWith(launch)
 	case insideArg:
 		launchWith(launchInside)
+	case firstArg:
+		launchWith(launchFirst)
 	case sandbox.HoldArg:
 		sandbox.Hold()
 	case anchorArg:
@@ -124,8 +134,10 @@ func launch(conn *net.UnixConn) error {
 	if plan.Box != nil {
 		return plan.enter(conn)
 	}
-	if err := plan.mount(); err != nil {
-		return err
+	if !plan.Mounted {
+		if err := plan.mount(); err != nil {
+			return err
+		}
 	}
 	return plan.become(conn)
 }
@@ -319,7 +331,16 @@ func (p *launchPlan) mount() error {
 			return fmt.Errorf("put the run's own %s in place: %w", f.Over, err)
 		}
 	}
-	for _, socket := range hidden {
+	if p.Alone {
+		if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+			return fmt.Errorf("mount the run's own /proc: %w", err)
+		}
+	}
+	over := hidden
+	if p.Hide != "" {
+		over = append(slices.Clone(hidden), p.Hide)
+	}
+	for _, socket := range over {
 		if err := unix.Mount("/dev/null", socket, "", unix.MS_BIND, ""); err != nil &&
 			!errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
 			return fmt.Errorf("hide %s: %w", socket, err)

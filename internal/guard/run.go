@@ -46,6 +46,9 @@ func (s *Server) run(ctx context.Context, conn *net.UnixConn, peer *identity.Pee
 	if !mayRun(peer, agent, userID, groupID) {
 		return fmt.Errorf("uid %d may not run agent %q: its run_by names who may", peer.UID, agent.Name)
 	}
+	if err := needsIdentity(agent, r); err != nil {
+		return err
+	}
 	tier, err := tierOf(agent, r)
 	if err != nil {
 		return err
@@ -59,6 +62,9 @@ func (s *Server) run(ctx context.Context, conn *net.UnixConn, peer *identity.Pee
 	}
 	box, workDir, err := boxOf(cfg, agent, r, peer, as, tier)
 	if err != nil {
+		return err
+	}
+	if err := unseen(r.TokenFile, box); err != nil {
 		return err
 	}
 	if err := checkStdio(stdio); err != nil {
@@ -81,10 +87,12 @@ func (s *Server) run(ctx context.Context, conn *net.UnixConn, peer *identity.Pee
 		if plan.Bwrap, err = s.bubblewrap(tier); err != nil {
 			return err
 		}
+	} else if r.Ticket != "" {
+		plan.Alone, plan.Hide = true, r.TokenFile
 	}
 	name := newRunName()
 	s.Log.Info("run starts", "run", name, "agent", agent.Name, "tier", string(tier), "uid", as.UID, "by", peer.UID)
-	exit, err := s.launch(ctx, conn, launching{name: name, agent: agent, run: r, plan: plan, stdio: stdio})
+	exit, err := s.launch(ctx, conn, launching{name: name, agent: agent, run: r, plan: plan, stdio: stdio, peer: peer})
 	if err != nil {
 		return err
 	}
@@ -99,12 +107,14 @@ type launching struct {
 	run   *Run
 	plan  launchPlan
 	stdio []*os.File
+	peer  *identity.Peer
 }
 
 // launch starts a run and stays until nothing of it is left.
 func (s *Server) launch(ctx context.Context, conn *net.UnixConn, l launching) (Exit, error) {
 	dir := filepath.Join(s.mount, l.agent.Cgroup, l.name)
-	if _, err := s.cgroup(filepath.Join(l.agent.Cgroup, l.name)); err != nil {
+	id, err := s.cgroup(filepath.Join(l.agent.Cgroup, l.name))
+	if err != nil {
 		return Exit{}, err
 	}
 	var used []sandbox.Placeholder
@@ -113,11 +123,15 @@ func (s *Server) launch(ctx context.Context, conn *net.UnixConn, l launching) (E
 		if err = errors.Join(append(s.placeholders.leave(used), err)...); err != nil {
 			s.Log.Error("end a run", "run", l.name, "error", err)
 		}
+		s.doors.tellEnded(l.name)
 		// Nobody is in its network namespace any more; the next run may need the room.
 		if err := s.doors.tidy(); err != nil {
 			s.Log.Error("end a run", "run", l.name, "error", err)
 		}
 	}()
+	if err := s.announced(ctx, l, id); err != nil {
+		return Exit{}, err
+	}
 	published, err := s.publish(l.agent, l.run)
 	if err != nil {
 		return Exit{}, err

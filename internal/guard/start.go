@@ -76,7 +76,11 @@ func start(dir string, plan launchPlan, stdio []*os.File, tell launched) (*proce
 	}
 	defer complaints.Close()
 	defer complain.Close()
-	cmd := exec.Command("/proc/self/exe", launchArg)
+	arg := launchArg
+	if plan.Alone {
+		arg = firstArg
+	}
+	cmd := exec.Command("/proc/self/exe", arg)
 	cmd.Env, cmd.Dir = []string{}, "/"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio[0], stdio[1], stdio[2]
 	cmd.ExtraFiles = []*os.File{planRead, theirs, complain}
@@ -88,6 +92,9 @@ func start(dir string, plan launchPlan, stdio []*os.File, tell launched) (*proce
 	}
 	if plan.Box != nil {
 		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWNET
+	}
+	if plan.Alone {
+		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWPID
 	}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("launch: %w", err)

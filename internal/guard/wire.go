@@ -29,6 +29,7 @@ const (
 	opGlass  = "glass"  // let agents past the gateway for a while; for root
 	opNamed  = "named"  // the container that a cgroup is of
 	opRun    = "run"    // launch an agent
+	opBound  = "bound"  // for whom a run is that the daemon was told of
 
 	// maxRequest is room for the arguments and environment that Linux lets a
 	// process have on a default stack.
@@ -49,6 +50,7 @@ type request struct {
 	// Of opKeep; the sockets travel with it.
 	Door  *redirect.Door `json:"door,omitempty"`
 	Glass *Glass         `json:"glass,omitempty"`
+	Bound *Bound         `json:"bound,omitempty"`
 }
 
 // Run is what is to be launched. Its standard input, output and error travel
@@ -70,6 +72,11 @@ type Run struct {
 	Binds      []string `json:"binds,omitempty"`    // PATH or PATH:ro, in the tier workspace
 	Publish    []int    `json:"publish,omitempty"`  // ports of the run that the host reaches
 	AllowHooks bool     `json:"allow_hooks,omitempty"`
+	// Ticket is what the daemon gave out for whom the run is; empty: for nobody, and
+	// not narrowed.
+	Ticket string `json:"ticket,omitempty"`
+	// TokenFile is where the token comes from, which the run is not to see.
+	TokenFile string `json:"token_file,omitempty"`
 }
 
 type reply struct {
@@ -86,6 +93,8 @@ type reply struct {
 	// Container is what a cgroup is of; nil: of none.
 	Container *identity.Container `json:"container,omitempty"`
 	Again     bool                `json:"again,omitempty"` // cgroups of agents were made anew
+	Launch    *Launch             `json:"launch,omitempty"`
+	Ended     string              `json:"ended,omitempty"` // a run of which nothing is left
 }
 
 // signal is what a client of a run sends while it runs.
