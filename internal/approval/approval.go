@@ -18,6 +18,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/postern/postern/internal/engine"
@@ -82,6 +83,7 @@ var (
 	ErrNoReason   = errors.New("a reason is required")
 	ErrNotAsked   = errors.New("not one of the approvers that are asked")
 	ErrNoApprover = errors.New("an approver has a name")
+	ErrSelf       = errors.New("it is your own request: somebody else approves it")
 )
 
 // Param is one bound parameter.
@@ -108,9 +110,11 @@ type Ask struct {
 	Approvers      []string // groups; each has to approve once. Empty: anyone
 	Effects        []string // what it would do, "delete public.orders"
 	ReasonRequired bool
-	Within         time.Duration // to decide
-	ExecuteWithin  time.Duration // to be used by a retry once approved; 0 is DefaultExecute
-	Preview        *Preview      // nil: it was not to be run first
+	Within         time.Duration    // to decide
+	ExecuteWithin  time.Duration    // to be used by a retry once approved; 0 is DefaultExecute
+	Preview        *Preview         // nil: it was not to be run first
+	Behalf         *engine.Identity // for whom the run is; nil: nobody was told
+	SelfAllowed    bool             // that person may approve, and who answers for the run
 	// Notify is called, once and before Submit blocks, with the approval that
 	// this request waits for.
 	Notify func(Approval)
@@ -130,8 +134,8 @@ type Preview struct {
 // Fingerprint identifies what was asked.
 type Fingerprint [sha256.Size]byte
 
-// Fingerprint is SHA-256 over run, agent, target, form, text, parameters and
-// context, each with its length before it, so that nothing can move from one
+// Fingerprint is SHA-256 over run, agent, target, form, text, parameters, context
+// and for whom it is, each with its length before it, so that nothing can move from one
 // into the next.
 func (a *Ask) Fingerprint() Fingerprint {
 	h := sha256.New()
@@ -161,6 +165,7 @@ func (a *Ask) Fingerprint() Fingerprint {
 		put(string(p.Value))
 	}
 	put(a.Context)
+	put(a.Behalf.Key())
 	var f Fingerprint
 	h.Sum(f[:0])
 	return f
@@ -179,10 +184,11 @@ func (a *Ask) check(limit int) error {
 
 // Vote is one approver's yes or no.
 type Vote struct {
-	Group  string    `json:"group,omitempty"` // the approver group it counts for
-	By     string    `json:"by"`
-	Reason string    `json:"reason,omitempty"`
-	At     time.Time `json:"at"`
+	Group  string           `json:"group,omitempty"` // the approver group it counts for
+	Who    *engine.Identity `json:"-"`               // of By, where an issuer says who that is; nil: root
+	By     string           `json:"by"`
+	Reason string           `json:"reason,omitempty"`
+	At     time.Time        `json:"at"`
 }
 
 // Approval is what people see. Text, Params and Context come from the agent and
@@ -206,6 +212,8 @@ type Approval struct {
 	ReasonRequired bool
 	Votes          []Vote // the yeses, or the one no
 	Preview        *Preview
+	Behalf         *engine.Identity
+	SelfAllowed    bool
 	Waiting        int // requests that wait for it now
 	Created        time.Time
 	DecideBy       time.Time
@@ -226,6 +234,16 @@ func (a *Approval) Missing() []string {
 		}
 	}
 	return missing
+}
+
+// own says whether a request is made for this person, or by what they answer for.
+func (a *Approval) own(who *engine.Identity) bool {
+	b := a.Behalf
+	if b == nil || who == nil {
+		return false
+	}
+	owner := b.Owner != "" && (b.Owner == who.Subject || strings.EqualFold(b.Owner, who.Email) || b.Owner == who.Name)
+	return b.Key() == who.Key() || owner
 }
 
 // Decision is what Submit returns for a request that may go ahead.

@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"testing"
 	"testing/synctest"
+
+	"github.com/postern/postern/internal/engine"
 )
 
 // Whatever decides what would happen is bound: change it, and what was approved
@@ -19,6 +21,7 @@ func TestBinding(t *testing.T) {
 		"Text":    func(a *Ask) { a.Text += " " },
 		"Params":  func(a *Ask) { a.Params = []Param{{Value: []byte("2")}} },
 		"Context": func(a *Ask) { a.Context = "role=admin" },
+		"Behalf":  func(a *Ask) { a.Behalf = &engine.Identity{Issuer: "corp", Subject: "1"} },
 
 		"Params: none":      func(a *Ask) { a.Params = nil },
 		"Params: one more":  func(a *Ask) { a.Params = append(a.Params, Param{}) },
@@ -30,6 +33,8 @@ func TestBinding(t *testing.T) {
 		// Not in the fingerprint, but an approval under another rule is none.
 		"Rule":      func(a *Ask) { a.Rule = "other" },
 		"Approvers": func(a *Ask) { a.Approvers = []string{"security"} },
+
+		"SelfAllowed": func(a *Ask) { a.SelfAllowed = true },
 	}
 	free := map[string]func(*Ask){
 		"Session":        func(a *Ask) { a.Session = "s2" },

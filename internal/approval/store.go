@@ -136,7 +136,7 @@ func (s *Store) attach(a *Ask) (*item, error) {
 	now := s.opts.Now()
 	s.expire(now)
 	print := a.Fingerprint()
-	if it := s.byPrint[print]; it != nil && it.Rule == a.Rule && slices.Equal(it.Approvers, a.Approvers) {
+	if it := s.byPrint[print]; it != nil && it.Rule == a.Rule && slices.Equal(it.Approvers, a.Approvers) && it.SelfAllowed == a.SelfAllowed {
 		it.Waiting++
 		it.Session, it.Request = a.Session, a.Request
 		return it, nil
@@ -162,7 +162,7 @@ func (s *Store) attach(a *Ask) (*item, error) {
 		ID: newID(), Fingerprint: print, State: Pending, Session: a.Session, Request: a.Request, Run: a.Run,
 		Agent: a.Agent, Target: a.Target, Rule: a.Rule, Form: a.Form, Text: a.Text, Params: copyParams(a.Params),
 		Context: a.Context, Effects: slices.Clone(a.Effects), Approvers: slices.Clone(a.Approvers),
-		ReasonRequired: a.ReasonRequired, Preview: a.Preview, Waiting: 1, Created: now, DecideBy: now.Add(a.Within),
+		ReasonRequired: a.ReasonRequired, Preview: a.Preview, Behalf: a.Behalf, SelfAllowed: a.SelfAllowed, Waiting: 1, Created: now, DecideBy: now.Add(a.Within),
 	}
 	for s.byID[it.ID] != nil {
 		it.ID = newID()
@@ -269,6 +269,9 @@ func (s *Store) Approve(id string, v Vote) error {
 	it, now, err := s.vote(id, &v)
 	if err != nil {
 		return err
+	}
+	if !it.SelfAllowed && it.own(v.Who) {
+		return ErrSelf
 	}
 	if v.Group != "" && !slices.Contains(it.Missing(), v.Group) {
 		return fmt.Errorf("%w: %s has approved", ErrDecided, v.Group)

@@ -41,14 +41,17 @@ type Options struct {
 	Status    func() control.Status
 	Sessions  func() []control.Session
 	Activity  func() (control.Activity, error)
-	Approvals func() []control.Approval
+	Approvals func(by Peer) []control.Approval
 	Budgets   func() []control.Budget
-	Watch     func(ctx context.Context, f func(control.Approval) error) error
+	Watch     func(ctx context.Context, by Peer, f func(control.Approval) error) error
 	Decide    func(id string, by Peer, approve bool, reason string) (control.Approval, error)
 	Reload    func() (control.Reloaded, error)
-	Refresh   func(context.Context) error
+	Refresh   func(ctx context.Context, target string) error
+	Secrets   func() control.Secrets
 	Catalog   func(target string) (control.Catalog, error)
 	TryLogin  func(ctx context.Context, target string) error
+
+	People
 }
 
 // Server is the control socket.
@@ -100,24 +103,38 @@ func (s *Server) withPeer(ctx context.Context, c net.Conn) context.Context {
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	root := func(pattern string, f func(http.ResponseWriter, *http.Request, Peer)) {
-		mux.HandleFunc(pattern, s.checked(f))
+		mux.HandleFunc(pattern, s.checked(f, rootOnly))
 	}
+	person := func(pattern string, f func(http.ResponseWriter, *http.Request, Peer)) {
+		mux.HandleFunc(pattern, s.checked(f, anybody))
+	}
+	s.people(mux)
 	root("GET /v1/status", func(w http.ResponseWriter, _ *http.Request, _ Peer) { answer(w, s.Status()) })
 	root("GET /v1/sessions", func(w http.ResponseWriter, _ *http.Request, _ Peer) { answer(w, s.Sessions()) })
 	root("GET /v1/activity", s.activity)
 	root("GET /v1/budgets", func(w http.ResponseWriter, _ *http.Request, _ Peer) { answer(w, s.Budgets()) })
-	root("GET /v1/approvals", s.approvals)
-	root("POST /v1/approvals/{id}/approve", func(w http.ResponseWriter, r *http.Request, p Peer) { s.decide(w, r, p, true) })
-	root("POST /v1/approvals/{id}/deny", func(w http.ResponseWriter, r *http.Request, p Peer) { s.decide(w, r, p, false) })
+	// Whoever is no root decides as who they have logged in as.
+	person("GET /v1/approvals", s.approvals)
+	person("POST /v1/approvals/{id}/approve", func(w http.ResponseWriter, r *http.Request, p Peer) { s.decide(w, r, p, true) })
+	person("POST /v1/approvals/{id}/deny", func(w http.ResponseWriter, r *http.Request, p Peer) { s.decide(w, r, p, false) })
 	root("POST /v1/reload", s.reload)
+	root("GET /v1/secrets", func(w http.ResponseWriter, _ *http.Request, _ Peer) { answer(w, s.Secrets()) })
 	root("POST /v1/secrets/refresh", s.refresh)
 	root("GET /v1/targets/{target}/catalog", s.catalog)
 	root("POST /v1/targets/{target}/login", s.tryLogin)
 	return mux
 }
 
-// checked refuses agents, and everybody but root.
-func (s *Server) checked(f func(http.ResponseWriter, *http.Request, Peer)) http.HandlerFunc {
+// who may ask.
+type who bool
+
+const (
+	rootOnly who = false
+	anybody  who = true // who is no agent
+)
+
+// checked refuses agents, and everybody but root where it is for root.
+func (s *Server) checked(f func(http.ResponseWriter, *http.Request, Peer), by who) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		id, _ := r.Context().Value(peerKey{}).(identified)
 		switch {
@@ -126,7 +143,7 @@ func (s *Server) checked(f func(http.ResponseWriter, *http.Request, Peer)) http.
 		case id.peer.Agent:
 			s.Log.Warn("an agent asked the control socket", "pid", id.peer.PID, "uid", id.peer.UID, "path", r.URL.Path)
 			refuse(w, http.StatusForbidden, "processes inside a policy cgroup may not use the control socket", nil)
-		case id.peer.UID != 0:
+		case by == rootOnly && id.peer.UID != 0:
 			refuse(w, http.StatusForbidden, "this takes root", errors.New("use sudo"))
 		default:
 			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
@@ -144,9 +161,9 @@ func (s *Server) activity(w http.ResponseWriter, _ *http.Request, _ Peer) {
 	answer(w, a)
 }
 
-func (s *Server) approvals(w http.ResponseWriter, r *http.Request, _ Peer) {
+func (s *Server) approvals(w http.ResponseWriter, r *http.Request, p Peer) {
 	if r.URL.Query().Get("watch") == "" {
-		answer(w, s.Approvals())
+		answer(w, s.Approvals(p))
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
@@ -154,7 +171,7 @@ func (s *Server) approvals(w http.ResponseWriter, r *http.Request, _ Peer) {
 	flush := http.NewResponseController(w).Flush
 	flush() //nolint:errcheck // a client that is gone ends the loop below
 	enc := json.NewEncoder(w)
-	s.Watch(r.Context(), func(a control.Approval) error { //nolint:errcheck // the client is gone
+	s.Watch(r.Context(), p, func(a control.Approval) error { //nolint:errcheck // the client is gone
 		if err := enc.Encode(a); err != nil {
 			return err
 		}
@@ -190,7 +207,7 @@ func (s *Server) reload(w http.ResponseWriter, _ *http.Request, p Peer) {
 }
 
 func (s *Server) refresh(w http.ResponseWriter, r *http.Request, _ Peer) {
-	if err := s.Refresh(r.Context()); err != nil {
+	if err := s.Refresh(r.Context(), r.URL.Query().Get("target")); err != nil {
 		refuse(w, http.StatusBadGateway, "not every source answered", err)
 		return
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -88,8 +89,8 @@ func newDaemon(t *testing.T) *daemon {
 		},
 		Budgets:   func() []control.Budget { d.call("budgets"); return []control.Budget{{Name: "hourly"}} },
 		Sessions:  func() []control.Session { d.call("sessions"); return []control.Session{{ID: "s1"}} },
-		Approvals: func() []control.Approval { d.call("approvals"); return []control.Approval{{ID: "a1"}} },
-		Watch: func(ctx context.Context, f func(control.Approval) error) error {
+		Approvals: func(Peer) []control.Approval { d.call("approvals"); return []control.Approval{{ID: "a1"}} },
+		Watch: func(ctx context.Context, _ Peer, f func(control.Approval) error) error {
 			d.call("watch")
 			return d.watch(ctx, f)
 		},
@@ -97,7 +98,9 @@ func newDaemon(t *testing.T) *daemon {
 			return control.Approval{ID: id, DecidedBy: by.Name, Reason: reason}, d.call(fmt.Sprintf("decide %s %t %s %s", id, approve, by.Name, reason))
 		},
 		Reload:   func() (control.Reloaded, error) { return control.Reloaded{Generation: 2, Ended: 1}, d.call("reload") },
-		Refresh:  func(context.Context) error { return d.call("refresh") },
+		Refresh:  func(_ context.Context, target string) error { return d.call("refresh " + target) },
+		Secrets:  func() control.Secrets { d.call("secrets"); return control.Secrets{} },
+		People:   d.people(),
 		TryLogin: func(_ context.Context, target string) error { return d.call("login " + target) },
 		Catalog: func(target string) (control.Catalog, error) {
 			return control.Catalog{Path: []string{"public"}}, d.call("catalog " + target)
@@ -130,9 +133,10 @@ func (d *daemon) everything() map[string]error {
 	_, errs["approve"] = c.Approve(ctx, "a1", "r")
 	_, errs["deny"] = c.Deny(ctx, "a1", "r")
 	_, errs["reload"] = c.Reload(ctx)
-	errs["refresh"] = c.RefreshSecrets(ctx)
+	errs["refresh"] = c.RefreshSecrets(ctx, "orders")
 	_, errs["catalog"] = c.Catalog(ctx, "orders")
 	errs["login"] = c.TryLogin(ctx, "orders")
+	_, errs["secrets"] = c.Secrets(ctx)
 	return errs
 }
 
@@ -143,7 +147,7 @@ func TestRootIsAnswered(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	want := []string{"status", "sessions", "activity", "budgets", "approvals", "watch", "decide a1 true ada (root) r", "decide a1 false ada (root) r", "reload", "refresh", "catalog orders", "login orders"}
+	want := []string{"status", "sessions", "activity", "budgets", "approvals", "watch", "decide a1 true ada (root) r", "decide a1 false ada (root) r", "reload", "refresh orders", "catalog orders", "login orders", "secrets"}
 	if got := d.calls(); !slices.Equal(got, want) {
 		t.Errorf("called %q", got)
 	}
@@ -175,7 +179,19 @@ func TestRefusals(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := newDaemon(t)
 			d.asks(c.peer, c.err)
-			for what, err := range d.everything() {
+			asked := d.everything()
+			if c.err != nil || c.peer.Agent {
+				maps.Copy(asked, d.ofPeople())
+			} else {
+				for _, what := range []string{"approvals", "watch", "approve", "deny"} { // they decide as who they are
+					if err := asked[what]; err != nil {
+						t.Errorf("%s: %v", what, err)
+					}
+					delete(asked, what)
+				}
+				d.forget()
+			}
+			for what, err := range asked {
 				var refused *control.Error
 				if !errors.As(err, &refused) || refused.Status != http.StatusForbidden || !strings.Contains(refused.Title, c.want) {
 					t.Errorf("%s: %v", what, err)
@@ -186,7 +202,7 @@ func TestRefusals(t *testing.T) {
 			}
 			d.mu.Lock()
 			defer d.mu.Unlock()
-			if warned := strings.Count(d.log.String(), "an agent asked"); (warned == 12) != c.peer.Agent {
+			if warned := strings.Count(d.log.String(), "an agent asked"); (warned == 22) != c.peer.Agent {
 				t.Errorf("%d warnings in the log", warned)
 			}
 		})
@@ -247,7 +263,7 @@ func TestErrors(t *testing.T) {
 	if _, err := d.client.Approve(t.Context(), "a1", ""); !errors.As(err, &e) || e.Status != 409 || e.Detail != "it is decided already" || e.Problems != nil {
 		t.Errorf("%+v", e)
 	}
-	if err := d.client.RefreshSecrets(t.Context()); !errors.As(err, &e) || e.Status != 502 {
+	if err := d.client.RefreshSecrets(t.Context(), ""); !errors.As(err, &e) || e.Status != 502 {
 		t.Errorf("%+v", e)
 	}
 	if _, err := d.client.Catalog(t.Context(), "x"); !errors.As(err, &e) || e.Status != 404 {

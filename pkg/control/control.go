@@ -82,6 +82,7 @@ type Session struct {
 	PID       uint32    `json:"pid"`
 	UID       uint32    `json:"uid"`
 	Comm      string    `json:"comm"`
+	Identity  string    `json:"identity,omitempty"` // for whom
 	FromAgent int64     `json:"bytes_from_agent"`
 	ToAgent   int64     `json:"bytes_to_agent"`
 }
@@ -117,6 +118,7 @@ type Approval struct {
 	State          string    `json:"state"`
 	Agent          string    `json:"agent"`
 	Run            string    `json:"run,omitempty"`
+	Identity       *Identity `json:"identity,omitempty"` // for whom it runs
 	Target         string    `json:"target"`
 	Session        string    `json:"session"`
 	Rule           string    `json:"rule"`
@@ -302,11 +304,6 @@ func (c *Client) Deny(ctx context.Context, id, reason string) (Approval, error) 
 func (c *Client) Reload(ctx context.Context) (Reloaded, error) {
 	var r Reloaded
 	return r, c.call(ctx, http.MethodPost, "/v1/reload", nil, &r)
-}
-
-// RefreshSecrets makes the daemon ask every source anew.
-func (c *Client) RefreshSecrets(ctx context.Context) error {
-	return c.call(ctx, http.MethodPost, "/v1/secrets/refresh", nil, nil)
 }
 
 // Catalog asks what the sessions with a target last read of its database: names of

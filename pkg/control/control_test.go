@@ -67,7 +67,7 @@ func TestProtocol(t *testing.T) {
 			func() (any, error) { return c.Catalog(ctx, "a/b") },
 		},
 		{"POST /v1/targets/a%2Fb/login ", nil, func() (any, error) { return nil, c.TryLogin(ctx, "a/b") }},
-		{"POST /v1/secrets/refresh ", nil, func() (any, error) { return nil, c.RefreshSecrets(ctx) }},
+		{"POST /v1/secrets/refresh ", nil, func() (any, error) { return nil, c.RefreshSecrets(ctx, "") }},
 	} {
 		b, err := json.Marshal(call.answer)
 		must(t, err)
