@@ -53,24 +53,6 @@ func (c *cli) reloadCommand() *cobra.Command {
 	}
 }
 
-func (c *cli) secretCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "secret", Short: "Secrets of targets"}
-	cmd.AddCommand(&cobra.Command{
-		Use: "refresh", Short: "Fetch every secret anew; sessions that begin from now on use what was found", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := c.daemon().RefreshSecrets(cmd.Context()); err != nil {
-				return err
-			}
-			if c.json {
-				return c.out.print(struct{}{})
-			}
-			_, err := fmt.Fprintln(c.out, "every secret was fetched anew")
-			return err
-		},
-	})
-	return cmd
-}
-
 // placeholderLength is as random as a placeholder has to be: 24 characters of
 // 36 are 124 bits.
 const placeholderLength = 24

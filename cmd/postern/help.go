@@ -19,17 +19,17 @@ Usage: postern COMMAND [ARGUMENT…]
   scan                    find credentials that agents hold today
   setup, enforce          write a first configuration; end mode observe
   run                     launch an agent inside its policy cgroup
+  login, logout, whoami   who you are, at your identity provider
   adopt, release          make a service of systemd an agent; undo it
   status, top             how everything is; what agents do now, live
   doctor, verify          what is missing here; try every way around the gateway
-  approvals               what waits for a person
-  approve, deny           decide it
+  approvals               what waits for a person: approve, deny
   budgets                 what is left of agents' budgets
-  sessions, replay        what was recorded; again, at the pace it had
-  audit verify            whether a recording was altered
+  sessions, replay, audit what was recorded; again; whether it was altered
   policy                  explain, test and learn policies
   check, reload           what is wrong with a configuration; put it in force
-  secret, placeholder     fetch secrets anew; make a placeholder
+  secrets, secret         what secrets there are; fetch them anew, try them
+  placeholder             make a placeholder
   break-glass             let agents past the gateway, in an emergency
   completion, help        for shells; of one command
 

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -45,12 +46,13 @@ func (c exitCode) Error() string { return fmt.Sprintf("exit status %d", int(c)) 
 // cli is what all commands share.
 type cli struct {
 	out    *printer
+	errs   io.Writer // what is no result
 	json   bool
 	config string
 }
 
 func root(out *os.File) *cobra.Command {
-	c := &cli{out: newPrinter(out)}
+	c := &cli{out: newPrinter(out), errs: os.Stderr}
 	cmd := &cobra.Command{
 		Use:   "postern",
 		Short: "Run AI agents with placeholders, and see what they do",
@@ -63,11 +65,11 @@ func root(out *os.File) *cobra.Command {
 	cmd.PersistentFlags().BoolVar(&c.json, "json", false, "machine-readable output")
 	cmd.PersistentFlags().StringVar(&c.config, "config", config.DefaultFile, "the daemon's configuration")
 	cmd.AddCommand(
-		c.scanCommand(), c.setupCommand(), c.enforceCommand(), c.runCommand(), c.adoptCommand(), c.releaseCommand(),
+		c.scanCommand(), c.setupCommand(), c.enforceCommand(), c.runCommand(), c.loginCommand(), c.logoutCommand(), c.whoamiCommand(), c.adoptCommand(), c.releaseCommand(),
 		c.statusCommand(), c.topCommand(), c.doctorCommand(), c.verifyCommand(), c.breakGlassCommand(),
 		c.approvalsCommand(), c.budgetsCommand(), c.decideCommand("approve"), c.decideCommand("deny"),
 		c.sessionsCommand(), c.replayCommand(), c.auditCommand(),
-		c.policyCommand(), c.checkCommand(), c.reloadCommand(), c.secretCommand(), c.placeholderCommand(),
+		c.policyCommand(), c.checkCommand(), c.reloadCommand(), c.secretsCommand(), c.secretCommand(), c.placeholderCommand(),
 	)
 	return cmd
 }

@@ -15,7 +15,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/postern/postern/internal/approval"
 	"github.com/postern/postern/internal/config"
@@ -39,34 +38,23 @@ func (d *daemon) answers(root string) control.Options {
 			for _, r := range d.gateway.Running() {
 				out = append(out, pkgcontrol.Session{
 					ID: r.Session, Agent: r.Agent, Target: r.Target, Began: r.Began, PID: r.PID, UID: r.UID, Comm: r.Comm,
-					FromAgent: r.FromAgent, ToAgent: r.ToAgent,
+					Identity: r.Identity.String(), FromAgent: r.FromAgent, ToAgent: r.ToAgent,
 				})
 			}
 			slices.SortFunc(out, func(a, b pkgcontrol.Session) int { return a.Began.Compare(b.Began) })
 			return out
 		},
-		Activity: d.activity,
-		Approvals: func() []pkgcontrol.Approval {
-			out := []pkgcontrol.Approval{}
-			for _, a := range d.approvals.List() {
-				out = append(out, shown(a))
-			}
-			return out
-		},
-		Budgets: d.shownBudgets,
-		Watch: func(ctx context.Context, f func(pkgcontrol.Approval) error) error {
-			for a := range d.approvals.Watch(ctx) {
-				if err := f(shown(a)); err != nil {
-					return err
-				}
-			}
-			return ctx.Err()
-		},
-		Decide:   d.decide,
-		Reload:   d.reload,
-		Refresh:  d.secrets.Refresh,
-		TryLogin: func(ctx context.Context, target string) error { return d.gateway.TryLogin(ctx, target) },
-		Catalog:  func(target string) (pkgcontrol.Catalog, error) { return catalogOf(d.catalogs, target) },
+		Activity:  d.activity,
+		Approvals: d.shownApprovals,
+		Budgets:   d.shownBudgets,
+		Watch:     d.watch,
+		Decide:    d.decide,
+		Reload:    d.reload,
+		Refresh:   d.refreshSecrets,
+		Secrets:   d.shownSecrets,
+		People:    d.people.controls(),
+		TryLogin:  func(ctx context.Context, target string) error { return d.gateway.TryLogin(ctx, target) },
+		Catalog:   func(target string) (pkgcontrol.Catalog, error) { return catalogOf(d.catalogs, target) },
 	}
 }
 
@@ -143,48 +131,6 @@ func (d *daemon) status() pkgcontrol.Status {
 	return s
 }
 
-func shown(a approval.Approval) pkgcontrol.Approval {
-	out := pkgcontrol.Approval{
-		ID: a.ID, State: string(a.State), Agent: a.Agent, Run: a.Run, Target: a.Target, Session: a.Session, Rule: a.Rule,
-		Text: a.Text, Effects: a.Effects, Approvers: a.Approvers, ReasonRequired: a.ReasonRequired, Waiting: a.Waiting,
-		Created: a.Created, DecideBy: a.DecideBy,
-	}
-	if p := a.Preview; p != nil {
-		out.Preview = &pkgcontrol.Preview{Ran: p.Ran, Why: p.Why, Rows: p.Rows, Error: p.Error, Columns: p.Columns, Sample: p.Sample}
-	}
-	for _, p := range a.Params {
-		switch {
-		case p.Null:
-			out.Params = append(out.Params, "NULL")
-		case p.Binary || !utf8.Valid(p.Value):
-			out.Params = append(out.Params, fmt.Sprintf("\\x%x", p.Value))
-		default:
-			out.Params = append(out.Params, string(p.Value))
-		}
-	}
-	for _, v := range a.Votes {
-		out.DecidedBy, out.Reason = v.By, v.Reason
-	}
-	return out
-}
-
-func (d *daemon) decide(id string, by control.Peer, approve bool, reason string) (pkgcontrol.Approval, error) {
-	vote := approval.Vote{By: by.Name, Reason: reason}
-	decide := d.approvals.Deny
-	if approve {
-		decide = d.approvals.Approve
-	}
-	if err := decide(id, vote); err != nil {
-		return pkgcontrol.Approval{}, err
-	}
-	for _, a := range d.approvals.List() {
-		if strings.EqualFold(a.ID, id) {
-			return shown(a), nil
-		}
-	}
-	return pkgcontrol.Approval{ID: id}, nil
-}
-
 // reload builds the new configuration whole before the old one goes. On an
 // error nothing has changed.
 func (d *daemon) reload() (pkgcontrol.Reloaded, error) {
@@ -209,12 +155,20 @@ func (d *daemon) reloadNow() (pkgcontrol.Reloaded, error) {
 		return pkgcontrol.Reloaded{}, err
 	}
 	warnings = append(warnings, needRestart(d.config(), cfg)...)
+	provider, err := providerOf(cfg, d)
+	if err != nil {
+		return pkgcontrol.Reloaded{}, err
+	}
 	if err := d.doors.prepare(cfg); err != nil {
+		return pkgcontrol.Reloaded{}, err
+	}
+	if err := d.addSources(cfg); err != nil {
 		return pkgcontrol.Reloaded{}, err
 	}
 	if err := d.builder.tellHostKeys(cfg); err != nil {
 		return pkgcontrol.Reloaded{}, err
 	}
+	d.people.use(provider)
 	ended := d.gateway.Reload(setup)
 	d.names.follow(cfg)
 	d.cfgMu.Lock()
@@ -286,6 +240,8 @@ func (d *daemon) metricSources(statements *sql.Classifier) metrics.Sources {
 			s := statements.Stats()
 			return map[string]uint64{"cached": s.Hits, "parsed": s.Misses, "killed": s.Killed, "died": s.Died, "refused": s.Refused}
 		},
+		Leases:   d.leaseUse,
+		Runs:     d.runs.perAgent,
 		Budgets:  d.budgetUse,
 		Attached: d.attached.hooks,
 		Glass:    d.attached.glass,

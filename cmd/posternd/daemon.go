@@ -18,6 +18,7 @@ import (
 	"github.com/postern/postern/internal/ca"
 	"github.com/postern/postern/internal/config"
 	"github.com/postern/postern/internal/control"
+	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/gateway"
 	"github.com/postern/postern/internal/guard"
 	"github.com/postern/postern/internal/identity"
@@ -26,9 +27,9 @@ import (
 	"github.com/postern/postern/internal/record"
 	"github.com/postern/postern/internal/redirect"
 	"github.com/postern/postern/internal/relay/messages"
+	"github.com/postern/postern/internal/secret/arena"
+	"github.com/postern/postern/internal/secret/lease"
 	"github.com/postern/postern/internal/secret/source"
-	"github.com/postern/postern/internal/secret/source/env"
-	"github.com/postern/postern/internal/secret/source/file"
 	"github.com/postern/postern/internal/sql"
 	"github.com/postern/postern/internal/supervisor"
 	"github.com/postern/postern/internal/version"
@@ -58,6 +59,10 @@ type daemon struct {
 	store     *record.Store
 	approvals *approval.Store
 	secrets   *source.Set
+	memory    *arena.Arena // that secrets are in
+	leases    *lease.Leases
+	runs      *runs
+	people    *people
 	kernel    *redirect.Kernel
 	ledger    *budget.Ledger
 	gateway   *gateway.Gateway
@@ -90,6 +95,10 @@ func serve(ctx context.Context, path string, hup <-chan os.Signal) (err error) {
 	registry := prometheus.NewRegistry()
 	gatewayMetrics := gateway.NewMetrics(registry)
 	host, _ := os.Hostname()
+	mount, err := identity.CgroupMount()
+	if err != nil {
+		return err
+	}
 
 	if d.store, err = record.Open(filepath.Join(cfg.StateDir, "recordings"), record.Options{
 		TotalBytes: int64(cfg.Record.MaxTotalBytes), Host: host,
@@ -97,28 +106,11 @@ func serve(ctx context.Context, path string, hup <-chan os.Signal) (err error) {
 		return fmt.Errorf("recordings: %w", err)
 	}
 	defer closing(&err, d.store.Close)
-	authority, sshAuthority, err := openCA(cfg.StateDir, host)
+	statements, setup, err := d.openBuilder(cfg, host, mount)
 	if err != nil {
 		return err
 	}
-	maskKey, err := stateKey(filepath.Join(cfg.StateDir, "mask.key"))
-	if err != nil {
-		return err
-	}
-	d.secrets = source.NewSet(source.SetOptions{Observer: source.Observer{StaleUsed: func(name string, ref source.Ref, err error) {
-		log.Warn("a secret source does not answer; the last known value is used", "source", name, "path", ref.Path, "error", err)
-	}}})
-	statements, err := sql.New(sql.Options{Path: cfg.SQLParse.Path, Workers: cfg.SQLParse.Workers, Log: log})
-	if err != nil {
-		return err
-	}
-	d.loop = messages.NewLoop(runtime.GOMAXPROCS(0)/2, wire.NewEpoll)
-	d.builder = &builder{protocols: protocols(statements, d.loop, d.catalogs), ca: authority, ssh: sshAuthority, secrets: d.secrets, maskKey: maskKey}
-	_, setup, warnings, err := d.builder.load(path, nil)
-	for _, w := range warnings {
-		log.Warn("configuration", "problem", w)
-	}
-	if err != nil {
+	if err := d.openPeople(cfg, mount); err != nil {
 		return err
 	}
 	d.approvals = approval.New(approval.Options{OnChange: d.approvalChanged})
@@ -127,6 +119,7 @@ func serve(ctx context.Context, path string, hup <-chan os.Signal) (err error) {
 	}
 	d.gateway = gateway.New(gateway.Options{
 		Log: log, Store: d.store, Approvals: d.approvals, Metrics: gatewayMetrics, Now: time.Now, Ledger: d.ledger,
+		Ended: func(f *engine.Flow) { d.leases.End(f.Session) },
 	}, setup)
 	if d.kernel, err = openKernel(ctx, d.guard); err != nil {
 		return err
@@ -140,17 +133,44 @@ func serve(ctx context.Context, path string, hup <-chan os.Signal) (err error) {
 	if err := d.builder.tellHostKeys(cfg); err != nil {
 		return err
 	}
-	d.addSources(cfg, log)
+	if err := d.addSources(cfg); err != nil {
+		return err
+	}
 	d.metrics.Loaded(time.Now())
-	return d.run(ctx, cfg, registry, statements, hup)
+	return d.run(ctx, cfg, registry, statements, mount, hup)
+}
+
+// openBuilder opens what configurations are built with, and builds the first.
+func (d *daemon) openBuilder(cfg *config.Config, host, mount string) (*sql.Classifier, *gateway.Setup, error) {
+	authority, sshAuthority, err := openCA(cfg.StateDir, host)
+	if err != nil {
+		return nil, nil, err
+	}
+	maskKey, err := stateKey(filepath.Join(cfg.StateDir, "mask.key"))
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := d.openSecrets(cfg); err != nil {
+		return nil, nil, err
+	}
+	statements, err := sql.New(sql.Options{Path: cfg.SQLParse.Path, Workers: cfg.SQLParse.Workers, Log: d.log})
+	if err != nil {
+		return nil, nil, err
+	}
+	d.loop = messages.NewLoop(runtime.GOMAXPROCS(0)/2, wire.NewEpoll)
+	d.builder = &builder{
+		protocols: protocols(statements, d.loop, d.catalogs), ca: authority, ssh: sshAuthority,
+		secrets: d.secrets, leases: d.leases, mount: mount, maskKey: maskKey,
+	}
+	_, setup, warnings, err := d.builder.load(d.path, nil)
+	for _, w := range warnings {
+		d.log.Warn("configuration", "problem", w)
+	}
+	return statements, setup, err
 }
 
 // run is the daemon's life: everything that serves, until ctx ends.
-func (d *daemon) run(ctx context.Context, cfg *config.Config, registry *prometheus.Registry, statements *sql.Classifier, hup <-chan os.Signal) (err error) {
-	mount, err := identity.CgroupMount()
-	if err != nil {
-		return err
-	}
+func (d *daemon) run(ctx context.Context, cfg *config.Config, registry *prometheus.Registry, statements *sql.Classifier, mount string, hup <-chan os.Signal) (err error) {
 	// What sessions need outlives ctx until they have drained.
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBackground()
@@ -179,6 +199,8 @@ func (d *daemon) run(ctx context.Context, cfg *config.Config, registry *promethe
 	behind.Go(func() { failed(d.loop.Run(background)) })
 	behind.Go(func() { d.gateway.Reap(background) })
 	behind.Go(func() { d.names.memory.Run(background) })
+	behind.Go(func() { d.leases.Run(background) })
+	behind.Go(func() { d.runs.attend(background) })
 	behind.Go(func() {
 		d.ledger.Run(background, filepath.Join(cfg.StateDir, budgetsFile), func(err error) { d.log.Error("save the budgets", "error", err) })
 	})
@@ -287,16 +309,6 @@ func openKernel(ctx context.Context, g guard.Client) (*redirect.Kernel, error) {
 		}
 	}()
 	return redirect.Open(maps)
-}
-
-func (d *daemon) addSources(cfg *config.Config, log *slog.Logger) {
-	add := func(name string, s source.Source) {
-		d.secrets.Add(name, timed{s, func(took time.Duration) {
-			d.metrics.SecretFetch.WithLabelValues(name).Observe(took.Seconds())
-		}}, source.Options{})
-	}
-	add("file", file.New(file.Options{Dir: filepath.Dir(d.path), Identity: cfg.Secrets.File.Identity}))
-	add("env", env.New(log))
 }
 
 // follow reads the configuration again whenever it is asked to by signal.

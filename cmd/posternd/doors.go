@@ -362,6 +362,10 @@ func (o *doors) hear(n guard.News) {
 		if d != nil {
 			go d.close()
 		}
+	case n.Launch != nil:
+		o.work.Go(func() { o.daemon.runs.announced(o.ctx, n.Launch) })
+	case n.Ended != "":
+		o.work.Go(func() { o.daemon.runs.ended(n.Ended) })
 	case n.Again:
 		o.anew()
 	}

@@ -21,6 +21,7 @@ func (o *doors) flowOf(r *resident, record redirect.Record) engine.Flow {
 	if path, err := o.cgroups.Path(record.CgroupID); err == nil {
 		f.Cgroup = strings.TrimPrefix(path, o.mount)
 		f.Run = runOf(f.Cgroup, r.path)
+		f.Identity, f.Only = o.daemon.runs.of(o.ctx, r.agent, f.Run)
 		if f.Run == "" {
 			f.Container = o.containers.of(o.ctx, record.CgroupID, f.Cgroup, r.path)
 		}

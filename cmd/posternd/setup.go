@@ -13,7 +13,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/postern/postern/internal/ca"
 	"github.com/postern/postern/internal/config"
@@ -23,6 +22,7 @@ import (
 	"github.com/postern/postern/internal/mask"
 	"github.com/postern/postern/internal/policy"
 	"github.com/postern/postern/internal/secret"
+	"github.com/postern/postern/internal/secret/lease"
 	"github.com/postern/postern/internal/secret/source"
 )
 
@@ -36,6 +36,8 @@ type builder struct {
 	ca        *ca.CA
 	ssh       *ca.SSH
 	secrets   *source.Set
+	leases    *lease.Leases
+	mount     string // of cgroup v2
 	maskKey   []byte
 }
 
@@ -188,7 +190,7 @@ func (b *builder) policies(cfg *config.Config) policy.Config {
 				continue // the protocol is what is wrong
 			}
 			rule := policy.Rule{
-				Where: r.Pos.String(), WhenWhere: r.WhenPos.String(), Name: r.Name, Target: r.Target, Verbs: r.Verbs,
+				Where: r.Pos.String(), WhenWhere: r.WhenPos.String(), Name: r.Name, Target: r.Target, Roles: r.Roles, Verbs: r.Verbs,
 				Tables: r.Tables, Objects: r.Objects, Columns: r.Columns, When: r.When, Allow: r.Allow, Deny: r.Deny, Help: r.Help,
 			}
 			if r.Ask != nil {
@@ -243,15 +245,35 @@ func (b *builder) setup(cfg *config.Config, set *policy.Set, before *dns.Table) 
 	if err := s.Check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.File, err)
 	}
-	for _, a := range cfg.Agents {
-		p, _ := set.Policy(a.Policy)
-		s.Agents[a.Name] = &gateway.Agent{
-			Name: a.Name, Policy: p, PolicyName: a.Policy,
-			Observe: a.Mode == "observe", Until: a.Until,
-			MaskKey: derived(b.maskKey, "agent "+a.Name), Masks: masks(p, s.Targets, detectors(cfg), derived(b.maskKey, "agent "+a.Name)), Budgets: budgets(cfg, a.Policy),
+	for i := range cfg.Agents {
+		a := &cfg.Agents[i]
+		agent := b.agent(cfg, set, s, a, a.Policy)
+		for _, r := range a.Policies {
+			agent.Roles = append(agent.Roles, gateway.RolePolicy{Role: r.Role, Agent: b.agent(cfg, set, s, a, r.Policy)})
 		}
+		s.Agents[a.Name] = agent
 	}
 	return s, nil
+}
+
+// agent builds an agent as it is under one of its policies.
+func (b *builder) agent(cfg *config.Config, set *policy.Set, s *gateway.Setup, a *config.Agent, name string) *gateway.Agent {
+	p, _ := set.Policy(name)
+	key := derived(b.maskKey, "agent "+a.Name)
+	out := &gateway.Agent{
+		Name: a.Name, Policy: p, PolicyName: name, Observe: a.Mode == "observe", Until: a.Until,
+		MaskKey: key, Masks: masks(p, s.Targets, detectors(cfg), key), Budgets: budgets(cfg, name),
+		Identity: gateway.IdentityRule{
+			Required: a.Identity.Required, Issuers: a.Identity.Issuers,
+			OnExpiry: map[string]gateway.Expiry{"end": gateway.ExpiryEnds, "ask": gateway.ExpiryAsks, "keep": gateway.ExpiryKeeps}[a.Identity.OnExpiry],
+		},
+	}
+	if ask := a.Identity.Ask; ask != nil {
+		out.Identity.Ask = &policy.Ask{
+			Rule: "identity", Approvers: ask.Approvers, Within: ask.Within, ReasonRequired: ask.ReasonRequired, SelfAllowed: ask.SelfAllowed,
+		}
+	}
+	return out
 }
 
 func derived(key []byte, purpose string) []byte {
@@ -322,7 +344,7 @@ func (b *builder) target(t *config.Target, issuer *ca.Issuer) (*gateway.Target, 
 		}
 		g.HostKeys, g.Verified = b.hostKeys, true
 	}
-	g.Credential = b.credential(t)
+	g.Credential, g.Refetch = b.credential(t), b.refetch(t)
 	return g, nil
 }
 
@@ -381,8 +403,8 @@ func pool(path string) (*x509.CertPool, error) {
 }
 
 // credential fetches the newest secret each time; the set decides how fresh.
-func (b *builder) credential(t *config.Target) func(context.Context) (secret.Credential, error) {
-	return func(ctx context.Context) (secret.Credential, error) {
+func (b *builder) credential(t *config.Target) func(context.Context, *engine.Flow) (secret.Credential, error) {
+	return func(ctx context.Context, f *engine.Flow) (secret.Credential, error) {
 		var c secret.Credential
 		if t.Credential == nil {
 			return c, nil
@@ -391,6 +413,11 @@ func (b *builder) credential(t *config.Target) func(context.Context) (secret.Cre
 		if c.Database == "" {
 			c.Database = c.User
 		}
+		if t.Credential.Issue != nil {
+			if err := b.issued(ctx, t, f, &c); err != nil {
+				return c, err
+			}
+		}
 		if r := t.Credential.Password; r != nil {
 			s, err := b.secrets.Fetch(ctx, r.Source, source.Ref{Path: r.Path, Key: r.Key})
 			if err != nil {
@@ -398,8 +425,7 @@ func (b *builder) credential(t *config.Target) func(context.Context) (secret.Cre
 			}
 			c.Password = s
 		}
-		var err error
-		if c.SSH, err = b.sshCredential(ctx, t.Credential); err != nil {
+		if err := b.sshCredential(ctx, t.Credential, &c.SSH); err != nil {
 			return c, err
 		}
 		if t.TLS.ClientCert == "" {
@@ -432,16 +458,4 @@ func (b *builder) clientCertificate(ctx context.Context, t *config.Target) (*tls
 		return nil, errors.New("tls.client_cert and client_key do not belong together")
 	}
 	return &cert, nil
-}
-
-// timed observes how long a source takes.
-type timed struct {
-	source.Source
-	observe func(time.Duration)
-}
-
-func (t timed) Fetch(ctx context.Context, ref source.Ref) (secret.Secret, source.Lease, error) {
-	began := time.Now()
-	defer func() { t.observe(time.Since(began)) }()
-	return t.Source.Fetch(ctx, ref)
 }

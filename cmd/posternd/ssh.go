@@ -84,7 +84,7 @@ func (b *builder) hostKeys(host string) ([]engine.HostKey, error) {
 }
 
 // sshCredential fetches what a login by SSH proves itself with.
-func (b *builder) sshCredential(ctx context.Context, c *config.Credential) (s secret.SSH, err error) {
+func (b *builder) sshCredential(ctx context.Context, c *config.Credential, s *secret.SSH) (err error) {
 	s.Agent = c.Agent
 	fetch := func(to *secret.Secret, r *config.SecretRef) {
 		if r != nil && err == nil {
@@ -97,7 +97,7 @@ func (b *builder) sshCredential(ctx context.Context, c *config.Credential) (s se
 		fetch(&s.Authority, c.Certificate.CA)
 		s.Principals, s.Life = c.Certificate.Principals, c.Certificate.Life
 	}
-	return s, err
+	return err
 }
 
 // tellHostKeys puts what agents trust of SSH where the guard finds it.

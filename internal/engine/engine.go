@@ -114,11 +114,14 @@ func (c Container) String() string {
 
 // Intent is what a client wants from a target before its first request.
 type Intent struct {
-	Purpose    string            // "session", or a protocol's word for a connection of another kind, such as "cancel"
+	Purpose    string            // PurposeSession, or a protocol's word for a connection of another kind, such as "cancel"
 	User       string            // the placeholder's
 	Database   string            // as the agent named it
 	Parameters map[string]string // start-up parameters that are decisions
 }
+
+// PurposeSession is the purpose of what logs in to the upstream.
+const PurposeSession = "session"
 
 // Upstream reaches the target. It is the gateway's; the engine calls it when
 // the protocol first needs the other end.
@@ -127,6 +130,10 @@ type Upstream interface {
 	// fetches the credential. The caller closes the connection. Errors name
 	// neither address nor credential.
 	Conn(ctx context.Context) (*wire.Conn, Login, error)
+	// Refused tells that the upstream did not take the credential of the last Conn,
+	// which may have been changed where it comes from. It says whether there is
+	// another one now, so that Conn is worth one more try: the first time only.
+	Refused(ctx context.Context) bool
 }
 
 // Login is how to log in to the upstream that was dialled.

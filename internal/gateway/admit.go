@@ -40,6 +40,11 @@ func (a *Agent) admission(f *engine.Flow, target string, now time.Time) *engine.
 	return a.opens(f, target)
 }
 
+// mayReach says whether there is a session to be had at all.
+func (a *Agent) mayReach(f *engine.Flow, target string, now time.Time) bool {
+	return a.admission(f, target, now) == nil
+}
+
 // opens says why the policy, or what the run was launched with, leaves a target
 // closed.
 func (a *Agent) opens(f *engine.Flow, target string) *engine.Denial {

@@ -31,7 +31,7 @@ func TestCanary(t *testing.T) {
 	w := newWorld(t, func(s *Setup) {
 		s.Targets[0].Dial = &HostPort{"127.0.0.1", upstream.port}
 		s.Targets[0].ClientTLS = func(string) *tls.Config { return nil }
-		s.Targets[0].Credential = func(context.Context) (secret.Credential, error) {
+		s.Targets[0].Credential = func(context.Context, *engine.Flow) (secret.Credential, error) {
 			return secret.Credential{User: "orders_rw", Password: secret.New([]byte(canary))}, nil
 		}
 	})
@@ -130,7 +130,7 @@ func TestPanicHangsUp(t *testing.T) {
 	upstream := newUpstream(t)
 	w := newWorld(t, func(s *Setup) {
 		s.Targets[0].Dial = &HostPort{"127.0.0.1", upstream.port}
-		s.Targets[0].Credential = func(context.Context) (secret.Credential, error) { return secret.Credential{}, nil }
+		s.Targets[0].Credential = func(context.Context, *engine.Flow) (secret.Credential, error) { return secret.Credential{}, nil }
 	})
 	var left *wire.Conn
 	w.lines.relay = func(ctx context.Context, _ *wire.Conn, up engine.Upstream, _ engine.Gate) error {

@@ -20,7 +20,7 @@ func (g *Gateway) Foretell(ctx context.Context, flow engine.Flow) error {
 		return g.deny(ctx, flow)
 	}
 	agent := setup.agentFor(&flow)
-	if agent == nil || agent.admission(&flow, target.Name, g.Now()) != nil {
+	if agent == nil || !agent.mayReach(&flow, target.Name, g.Now()) {
 		return nil
 	}
 	_, conn, err := g.dial(ctx, target, hostOf(flow))

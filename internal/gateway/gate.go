@@ -302,9 +302,10 @@ func (g *gate) ask(ctx context.Context, n uint64, r *engine.Request, v policy.Ve
 func (g *gate) question(n uint64, r *engine.Request, v policy.Verdict) approval.Ask {
 	ask := approval.Ask{
 		Run: g.flow.Run, Agent: g.flow.Agent, Target: g.target.Name,
-		Form: r.Kind, Text: r.Text, Context: g.database + " " + g.user + " " + r.Context + g.behalf(),
+		Form: r.Kind, Text: r.Text, Context: g.database + " " + g.user + " " + r.Context,
 		Session: g.flow.Session, Request: n,
 		Rule: v.Rule, Approvers: v.Approvers, ReasonRequired: v.ReasonRequired, Within: v.Within,
+		Behalf: g.flow.Identity, SelfAllowed: v.SelfAllowed,
 	}
 	for _, p := range r.Params {
 		ask.Params = append(ask.Params, approval.Param(p))
@@ -313,15 +314,6 @@ func (g *gate) question(n uint64, r *engine.Request, v policy.Verdict) approval.
 		ask.Effects = append(ask.Effects, e.Verb+" "+e.Object)
 	}
 	return ask
-}
-
-// behalf is what an approval is bound to besides: a yes for one person's run is
-// not one for another's.
-func (g *gate) behalf() string {
-	if g.flow.Identity == nil {
-		return ""
-	}
-	return " " + g.flow.Identity.Key()
 }
 
 // answered puts on record what came of an approval: a note per vote, so that

@@ -31,8 +31,9 @@ type Options struct {
 	Approvals *approval.Store
 	Metrics   *Metrics
 	Now       func() time.Time
-	Dialer    dial.Dialer    // how upstreams are reached
-	Ledger    *budget.Ledger // what agents have used of their budgets; nil: a new one
+	Dialer    dial.Dialer        // how upstreams are reached
+	Ledger    *budget.Ledger     // what agents have used of their budgets; nil: a new one
+	Ended     func(*engine.Flow) // told of each session that is over; nil: nobody wants to know
 }
 
 // Gateway serves the connections of all agents.

@@ -28,6 +28,7 @@ type Metrics struct {
 	dialFailures   *prometheus.CounterVec
 	deniedSessions *prometheus.CounterVec // reason
 	budgets        *prometheus.CounterVec // agent, budget, action
+	refusals       *prometheus.CounterVec // target, credential
 
 	mu      sync.Mutex
 	hot     map[string]*targetMetrics // by target
@@ -70,6 +71,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		dialFailures:   counter("upstream_dial_failures_total", "Dials of a target that failed.", "target"),
 		deniedSessions: counter("sessions_denied_total", "Sessions refused as a whole, by the kind of denial.", "reason"),
 		budgets:        counter("budget_decisions_total", "Requests that a budget decided, by what it did to them.", "agent", "budget", "action"),
+		refusals:       counter("upstream_refused_logins_total", "Logins that an upstream refused, by what its source then had: a changed credential, with which it was tried again, or the same.", "target", "credential"),
 		hot:            map[string]*targetMetrics{},
 		traffic:        map[trafficKey]*traffic{},
 		kinds:          map[string]func(){},
@@ -81,7 +83,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m.refused = single("connections_refused_total", "Connections that no session could be begun for.")
 	m.auditErrors = single("audit_write_errors_total", "Events that could not be put on record; what they were about was denied.")
 	r.MustRegister(m.sessions, m.active, m.requests, m.duration, m.bytes, m.maskedValues, m.placeholders, m.swapped,
-		m.approvalWait, m.dialFailures, m.deniedSessions, m.budgets, m.unclaimed, m.refused, m.auditErrors)
+		m.approvalWait, m.dialFailures, m.deniedSessions, m.budgets, m.refusals, m.unclaimed, m.refused, m.auditErrors)
 	for _, kind := range []string{"column", "derived", "detected", "secret"} {
 		m.kinds[kind] = m.maskedValues.WithLabelValues(kind).Inc
 	}
@@ -95,6 +97,8 @@ func (m *Metrics) targets(s *Setup) {
 		for _, c := range []*prometheus.CounterVec{m.dialFailures, m.placeholders, m.swapped} {
 			c.WithLabelValues(t.Name)
 		}
+		m.refusals.WithLabelValues(t.Name, "same")
+		m.refusals.WithLabelValues(t.Name, "changed")
 	}
 }
 
@@ -134,6 +138,15 @@ func (m *Metrics) ended(s *session, in, out int64) {
 	m.bytes.WithLabelValues(l[0], "to_agent").Add(float64(out))
 	s.traffic.fromAgent.Add(in)
 	s.traffic.toAgent.Add(out)
+}
+
+// refetched counts a login that was refused, and what came of asking again.
+func (m *Metrics) refetched(s *session, changed bool) {
+	word := "same"
+	if changed {
+		word = "changed"
+	}
+	m.refusals.WithLabelValues(s.target.Name, word).Inc()
 }
 
 func (m *Metrics) misuse(s *session) { m.placeholders.WithLabelValues(s.target.Name).Inc() }

@@ -250,7 +250,7 @@ func TestWildcardIsDialledByTheNameAsked(t *testing.T) {
 	verified := make(chan string, 2)
 	w := newWorld(t, func(s *Setup) {
 		s.Targets[0].Hosts = append(s.Targets[0].Hosts, HostPort{"*.corp.example", 5433})
-		s.Targets[0].Credential = func(context.Context) (secret.Credential, error) { return secret.Credential{}, nil }
+		s.Targets[0].Credential = func(context.Context, *engine.Flow) (secret.Credential, error) { return secret.Credential{}, nil }
 		s.Targets[0].ClientTLS = func(host string) *tls.Config { verified <- host; return nil }
 	})
 	var mu sync.Mutex

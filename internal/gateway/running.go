@@ -1,6 +1,10 @@
 package gateway
 
-import "time"
+import (
+	"time"
+
+	"github.com/postern/postern/internal/engine"
+)
 
 // Running is one session as `postern sessions` shows it while it lasts.
 type Running struct {
@@ -8,7 +12,8 @@ type Running struct {
 	Began                  time.Time
 	PID, UID               uint32
 	Comm                   string
-	FromAgent, ToAgent     int64 // bytes, inside TLS
+	Identity               *engine.Identity // nil: for nobody
+	FromAgent, ToAgent     int64            // bytes, inside TLS
 }
 
 // Running returns the sessions that are running.
@@ -19,7 +24,7 @@ func (g *Gateway) Running() []Running {
 		in, sent := s.client.Counters()
 		out[i] = Running{
 			Session: s.flow.Session, Agent: s.flow.Agent, Target: s.targetName(), Began: s.began,
-			PID: s.flow.PID, UID: s.flow.UID, Comm: s.flow.Comm, FromAgent: in, ToAgent: sent,
+			PID: s.flow.PID, UID: s.flow.UID, Comm: s.flow.Comm, Identity: s.flow.Identity, FromAgent: in, ToAgent: sent,
 		}
 	}
 	return out

@@ -13,6 +13,7 @@ import (
 	"github.com/postern/postern/internal/dns"
 	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/record"
+	"github.com/postern/postern/internal/secret"
 	"github.com/postern/postern/internal/wire"
 )
 
@@ -38,7 +39,10 @@ type session struct {
 	mu       sync.Mutex
 	upstream *wire.Conn // the last one dialled, for counters
 	activity activity
-	waits    int // requests that wait for a person, which is not idleness
+	purpose  string
+	used     secret.Credential // that the upstream was last shown
+	refused  bool              // it did not take one
+	waits    int               // requests that wait for a person, which is not idleness
 }
 
 // activity remembers when bytes last moved.
@@ -105,6 +109,9 @@ func (s *session) end() {
 		s.gateway.Log.Error("close the recording", "session", s.flow.Session, "error", err)
 	}
 	s.gateway.leave(s)
+	if s.gateway.Ended != nil {
+		s.gateway.Ended(&s.flow)
+	}
 	s.gateway.Metrics.ended(s, in, out)
 	s.gateway.Log.Info("session ended", "session", s.flow.Session, "agent", s.flow.Agent, "container", s.flow.Container.String(),
 		"target", s.targetName(), "duration", s.gateway.Now().Sub(s.began).Round(time.Millisecond), "error", text)
@@ -218,6 +225,7 @@ func (s *session) greet(e engine.Engine) (*engine.Intent, error) {
 		return nil, s.fail(fmt.Errorf("greet: %w", err))
 	}
 	s.client.SetDeadline(time.Time{})
+	s.purpose = intent.Purpose
 	if err := s.log.Intent(&intent); err != nil {
 		return nil, s.fail(err)
 	}

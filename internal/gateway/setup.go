@@ -188,7 +188,10 @@ type Target struct {
 	// asked for, nil for no TLS; Credential fetches the newest.
 	ServerTLS  func(engine.Flow) *tls.Config
 	ClientTLS  func(host string) *tls.Config
-	Credential func(context.Context) (secret.Credential, error)
+	Credential func(context.Context, *engine.Flow) (secret.Credential, error)
+	// Refetch has the credential asked for anew where it comes from, after the
+	// upstream refused it; nil: it cannot have changed.
+	Refetch func(context.Context, *engine.Flow) error
 	// HostKeys are shown to agents for a host, KnownHosts verifies the upstream's:
 	// for SSH.
 	HostKeys   func(host string) ([]engine.HostKey, error)

@@ -27,18 +27,25 @@ func (g *Gateway) TryLogin(ctx context.Context, name string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, setup.Limits.Handshake)
 	defer cancel()
-	credential, err := t.Credential(ctx)
+	flow := engine.Flow{Session: newSession(), Agent: "operator"}
+	if g.Ended != nil {
+		defer g.Ended(&flow)
+	}
+	credential, err := t.Credential(ctx, &flow)
 	if err != nil {
-		return fmt.Errorf("the credential: %w", err)
+		return fmt.Errorf("fetch the credential: %w", err)
 	}
 	_, raw, err := g.dial(ctx, t, t.Hosts[named])
 	if err != nil {
-		return err
+		return fmt.Errorf("reach the target: %w", err)
 	}
 	defer raw.Close()
 	login := engine.Login{Credential: credential, TLS: t.clientTLS(t.Hosts[named]), Verified: t.Verified, Known: engine.KnownHosts{Host: t.Hosts[named].Host, Port: t.Hosts[named].Port, Lines: t.KnownHosts}}
 	if login.TLS != nil && credential.Certificate != nil {
 		login.TLS.Certificates = append(login.TLS.Certificates, *credential.Certificate)
 	}
-	return t.Protocol.TryLogin(ctx, wire.New(raw), login, setup.Limits.Limits)
+	if err := t.Protocol.TryLogin(ctx, wire.New(raw), login, setup.Limits.Limits); err != nil {
+		return fmt.Errorf("log in: %w", err)
+	}
+	return nil
 }

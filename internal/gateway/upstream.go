@@ -9,6 +9,7 @@ import (
 
 	"github.com/postern/postern/internal/dial"
 	"github.com/postern/postern/internal/engine"
+	"github.com/postern/postern/internal/secret"
 	"github.com/postern/postern/internal/wire"
 	"github.com/postern/postern/pkg/recording"
 )
@@ -24,7 +25,10 @@ func (s *session) Conn(ctx context.Context) (*wire.Conn, engine.Login, error) {
 	if err != nil {
 		return nil, engine.Login{}, &unreachable{"the upstream cannot be reached", err}
 	}
-	credential, err := s.target.Credential(ctx)
+	var credential secret.Credential
+	if s.purpose == engine.PurposeSession { // what does not log in takes none
+		credential, err = s.target.Credential(ctx, &s.flow)
+	}
 	if err != nil {
 		raw.Close()
 		return nil, engine.Login{}, &unreachable{"the credential cannot be fetched", err}
@@ -44,6 +48,7 @@ func (s *session) Conn(ctx context.Context) (*wire.Conn, engine.Login, error) {
 	if login.TLS != nil && credential.Certificate != nil {
 		login.TLS.Certificates = append(login.TLS.Certificates, *credential.Certificate)
 	}
+	s.used = credential
 	s.gate.know(credential)
 	s.gateway.Metrics.credential(s)
 	conn := wire.New(raw)
@@ -59,6 +64,28 @@ func (s *session) Conn(ctx context.Context) (*wire.Conn, engine.Login, error) {
 		return nil, engine.Login{}, fmt.Errorf("record: %w", err)
 	}
 	return conn, login, nil
+}
+
+// Refused implements engine.Upstream.
+func (s *session) Refused(ctx context.Context) bool {
+	before := s.refused
+	s.refused = true
+	if before || s.target.Refetch == nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.setup.Limits.Handshake)
+	defer cancel()
+	err := s.target.Refetch(ctx, &s.flow)
+	var now secret.Credential
+	if err == nil {
+		now, err = s.target.Credential(ctx, &s.flow)
+	}
+	// What counts is what this session has used, which others may have seen change.
+	changed := err == nil && !now.Same(s.used)
+	s.gateway.Metrics.refetched(s, changed)
+	s.gateway.Log.Warn("the upstream refused the credential, and its source was asked again", "session", s.flow.Session,
+		"agent", s.flow.Agent, "target", s.target.Name, "changed", changed, "error", err)
+	return changed
 }
 
 // unreachable is why there is no upstream. Its text may get as far as the agent,

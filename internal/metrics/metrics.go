@@ -45,6 +45,11 @@ type Sources struct {
 	Glass func() map[string]time.Time
 	// Budgets says how much of its budgets each agent has used.
 	Budgets func() []BudgetUse
+	// Leases are the credentials that are out, by source: how many, how many of them
+	// nobody needs any more, and when the first ends; zero: none does.
+	Leases func() map[string]LeaseUse
+	// Runs counts the runs that are for somebody, by agent.
+	Runs func() map[string]int
 	// Attached says per hook whether its program is attached to the policy root.
 	Attached func() map[string]bool
 }
@@ -56,12 +61,18 @@ type BudgetUse struct {
 	Ratio               float64
 }
 
+// LeaseUse is what is out of a source.
+type LeaseUse struct {
+	Out, Ending int
+	Ends        time.Time
+}
+
 // Daemon are the metrics of the daemon as a whole.
 type Daemon struct {
-	ReloadOK     prometheus.Gauge
-	ReloadTime   prometheus.Gauge
-	SecretFetch  *prometheus.HistogramVec // source
-	DNSRefused   *prometheus.CounterVec   // kind
+	ReloadOK   prometheus.Gauge
+	ReloadTime prometheus.Gauge
+	Secrets
+	DNSRefused   *prometheus.CounterVec // kind
 	NamesEvicted prometheus.Counter
 }
 
@@ -74,10 +85,7 @@ func New(r *prometheus.Registry, s Sources) *Daemon {
 		ReloadTime: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "postern_config_last_reload_success_timestamp_seconds", Help: "When the configuration in force was loaded.",
 		}),
-		SecretFetch: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "postern_secret_fetch_duration_seconds", Help: "Time that a source took for a secret, failures included.",
-			Buckets: []float64{.001, .01, .1, 1, 10},
-		}, []string{"source"}),
+		Secrets: newSecrets(r),
 		DNSRefused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postern_dns_refused_total", Help: "Lookups of agents that got no answer.",
 		}, []string{"kind"}),
@@ -90,7 +98,7 @@ func New(r *prometheus.Registry, s Sources) *Daemon {
 		ConstLabels: prometheus.Labels{"version": version.Number, "commit": version.Commit(), "go": runtime.Version()},
 	})
 	info.Set(1)
-	r.MustRegister(info, d.ReloadOK, d.ReloadTime, d.SecretFetch, d.DNSRefused, d.NamesEvicted, &reader{s},
+	r.MustRegister(info, d.ReloadOK, d.ReloadTime, d.DNSRefused, d.NamesEvicted, &reader{s},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return d
 }
@@ -114,11 +122,14 @@ var (
 	parsedDesc   = prometheus.NewDesc("postern_sqlparse_statements_total", "Statements by how they were classified: from the cache, by a worker, or at the cost of one.", []string{"result"}, nil)
 	glassDesc    = prometheus.NewDesc("postern_break_glass_until_seconds", "Until when agents go past the gateway, in Unix time, while the glass is broken.", []string{"agent"}, nil)
 	budgetDesc   = prometheus.NewDesc("postern_budget_used_ratio", "How much of a budget an agent has used within its window, by what is counted.", []string{"agent", "budget", "kind"}, nil)
+	leasesDesc   = prometheus.NewDesc("postern_secret_leases", "Credentials that are out, by source and by whether anybody still needs them.", []string{"source", "state"}, nil)
+	leaseEndDesc = prometheus.NewDesc("postern_secret_lease_expiry_timestamp_seconds", "When the first of a source's credentials that are needed ends unless it is renewed, in Unix time.", []string{"source"}, nil)
+	runsDesc     = prometheus.NewDesc("postern_runs", "Runs that are for somebody, or narrowed.", []string{"agent"}, nil)
 	attachedDesc = prometheus.NewDesc("postern_ebpf_attached", "1 when the hook's program is attached to the policy root.", []string{"hook"}, nil)
 )
 
 func (r *reader) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{pendingDesc, oldestDesc, spoolDesc, quotaDesc, bypassDesc, passedDesc, parsedDesc, attachedDesc, glassDesc, budgetDesc} {
+	for _, d := range []*prometheus.Desc{pendingDesc, oldestDesc, spoolDesc, quotaDesc, bypassDesc, passedDesc, parsedDesc, attachedDesc, glassDesc, budgetDesc, leasesDesc, leaseEndDesc, runsDesc} {
 		ch <- d
 	}
 }
@@ -142,6 +153,16 @@ func (r *reader) Collect(ch chan<- prometheus.Metric) {
 	}
 	for agent, until := range r.Glass() {
 		gauge(glassDesc, float64(until.Unix()), agent)
+	}
+	for source, l := range r.Leases() {
+		gauge(leasesDesc, float64(l.Out-l.Ending), source, "needed")
+		gauge(leasesDesc, float64(l.Ending), source, "ending")
+		if !l.Ends.IsZero() {
+			gauge(leaseEndDesc, float64(l.Ends.Unix()), source)
+		}
+	}
+	for agent, n := range r.Runs() {
+		gauge(runsDesc, float64(n), agent)
 	}
 	for _, b := range r.Budgets() {
 		gauge(budgetDesc, b.Ratio, b.Agent, b.Budget, b.Kind)

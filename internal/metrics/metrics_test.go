@@ -38,7 +38,11 @@ func sources() Sources {
 		Parsed:      func() map[string]uint64 { return map[string]uint64{"hit": 5} },
 		Glass:       func() map[string]time.Time { return map[string]time.Time{"*": time.Unix(1800000000, 0)} },
 		Budgets:     func() []BudgetUse { return []BudgetUse{{"planner", "hourly", "rows", 0.25}} },
-		Attached:    func() map[string]bool { return map[string]bool{"connect4": true, "connect6": false} },
+		Leases: func() map[string]LeaseUse {
+			return map[string]LeaseUse{"vault": {Out: 3, Ending: 1, Ends: time.Unix(1800000000, 0)}}
+		},
+		Runs:     func() map[string]int { return map[string]int{"planner": 2} },
+		Attached: func() map[string]bool { return map[string]bool{"connect4": true, "connect6": false} },
 	}
 }
 
@@ -46,7 +50,8 @@ func sources() Sources {
 func registry(s Sources) *prometheus.Registry {
 	r := prometheus.NewPedanticRegistry()
 	d := New(r, s)
-	d.SecretFetch.WithLabelValues("vault").Observe(0.1)
+	d.Source("vault")
+	d.Fetched("vault", time.Millisecond, nil)
 	d.DNSRefused.WithLabelValues("unknown").Inc()
 	return r
 }

@@ -8,6 +8,7 @@
 package secret
 
 import (
+	"bytes"
 	"crypto/subtle"
 	"crypto/tls"
 	"fmt"
@@ -88,10 +89,25 @@ type Credential struct {
 	SSH         SSH
 }
 
+// Same says whether two log in as the same, by the same proof.
+func (c Credential) Same(o Credential) bool {
+	same := func(a, b Secret) bool { return a.Equal(b.Reveal()) }
+	certificate := func(c Credential) []byte {
+		if c.Certificate == nil || len(c.Certificate.Certificate) == 0 {
+			return nil
+		}
+		return c.Certificate.Certificate[0]
+	}
+	return c.User == o.User && c.Database == o.Database && same(c.Password, o.Password) && same(c.SSH.Key, o.SSH.Key) &&
+		same(c.SSH.Passphrase, o.SSH.Passphrase) && same(c.SSH.Authority, o.SSH.Authority) && c.SSH.Signed == o.SSH.Signed &&
+		bytes.Equal(certificate(c), certificate(o))
+}
+
 // SSH is what a login by SSH proves itself with besides a password.
 type SSH struct {
 	Key        Secret        // a private key, in OpenSSH's format or PEM
 	Passphrase Secret        // that opens Key
+	Signed     string        // a certificate of Key, in the format of authorized_keys; empty: none
 	Authority  Secret        // the private key of an authority, which signs a certificate for each login
 	Principals []string      // of the certificate; empty: the user
 	Life       time.Duration // of the certificate

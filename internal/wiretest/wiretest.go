@@ -45,7 +45,8 @@ type Options struct {
 	Protocol    engine.Protocol
 	Env         engine.Env
 	Login       engine.Login
-	Unreachable error // what dialling the upstream fails with
+	Other       *engine.Login // that there is once the first was refused; nil: none
+	Unreachable error         // what dialling the upstream fails with
 	Gate        *Gate
 	Show        func([]byte) string // renders bytes for messages of failure
 }
@@ -61,6 +62,7 @@ type Session struct {
 	t      *testing.T
 	script *script
 	login  engine.Login
+	other  *engine.Login
 	refuse error
 	cancel context.CancelCauseFunc
 	done   chan struct{}
@@ -94,7 +96,7 @@ func Start(t *testing.T, o Options) *Session {
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	s := &Session{
-		Gate: o.Gate, t: t, login: o.Login, refuse: o.Unreachable, cancel: cancel,
+		Gate: o.Gate, t: t, login: o.Login, other: o.Other, refuse: o.Unreachable, cancel: cancel,
 		done: make(chan struct{}), script: &script{t: t, show: o.Show},
 	}
 	mine, theirs := Pipe()
@@ -129,6 +131,18 @@ func (s *Session) Conn(context.Context) (*wire.Conn, engine.Login, error) {
 	defer s.mu.Unlock()
 	s.upstreams = append(s.upstreams, s.script.peer("upstream", mine))
 	return wire.New(theirs), s.login, nil
+}
+
+// Refused implements engine.Upstream: there is another credential where the
+// script has one.
+func (s *Session) Refused(context.Context) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.other == nil {
+		return false
+	}
+	s.login, s.other = *s.other, nil
+	return true
 }
 
 // Upstream returns the newest connection that the engine dialled.

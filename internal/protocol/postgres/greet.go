@@ -213,7 +213,7 @@ func (c *conn) startupMessage(client *wire.Conn, packet []byte) (engine.Intent, 
 	}
 	c.known = c.nameIsRight(params["user"], params["database"])
 	return engine.Intent{
-		Purpose:    "session",
+		Purpose:    engine.PurposeSession,
 		User:       params["user"],
 		Database:   params["database"],
 		Parameters: c.decisions,

@@ -44,8 +44,18 @@ func (e *upstreamRefusal) Error() string {
 	return fmt.Sprintf("the upstream refused the login: %s (SQLSTATE %s)", e.message, e.code)
 }
 
-// dial reaches the upstream, encrypts and logs in.
+// dial reaches the upstream, encrypts and logs in. A login that is refused is
+// tried once more where the credential has changed meanwhile.
 func (c *conn) dial(ctx context.Context, up engine.Upstream, decided map[string]string) (*login, error) {
+	l, err := c.tryDial(ctx, up, decided)
+	var no *upstreamRefusal
+	if errors.As(err, &no) && no.ofCredential() && up.Refused(ctx) {
+		return c.tryDial(ctx, up, decided)
+	}
+	return l, err
+}
+
+func (c *conn) tryDial(ctx context.Context, up engine.Upstream, decided map[string]string) (*login, error) {
 	upstream, how, err := up.Conn(ctx)
 	if err != nil {
 		return nil, err
@@ -62,6 +72,11 @@ func (c *conn) dial(ctx context.Context, up engine.Upstream, decided map[string]
 	upstream.SetDeadline(time.Time{})
 	return l, nil
 }
+
+// ofCredential says whether it is the credential that was refused: invalid_password
+// and invalid_authorization_specification, which is what is said of a role that
+// is there no longer.
+func (e *upstreamRefusal) ofCredential() bool { return e.code == "28P01" || e.code == "28000" }
 
 // tryLogin implements engine.Protocol.TryLogin.
 func (s *shared) tryLogin(ctx context.Context, upstream *wire.Conn, how engine.Login, limits engine.Limits) error {

@@ -37,6 +37,7 @@ type world struct {
 	sure     func(*engine.Request) *engine.Denial
 	limits   engine.Limits
 	login    engine.Login
+	other    *engine.Login   // that there is once the first was refused
 	protocol engine.Protocol // shared by sessions of one daemon
 	gate     *wiretest.Gate
 	agent    string
@@ -98,7 +99,7 @@ func (w *world) start(t *testing.T) *wiretest.Session {
 			Flow: engine.Flow{Agent: w.agent, Session: "s1"}, Target: "orders", AgentAuth: w.auth, Limits: w.limits,
 			Placeholder: secret.Placeholder{User: "app", Database: "shop", Password: secret.New([]byte(placeholderPassword))},
 		},
-		Login: w.login, Gate: w.gate, Show: show,
+		Login: w.login, Other: w.other, Gate: w.gate, Show: show,
 	})
 }
 

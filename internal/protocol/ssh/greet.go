@@ -34,7 +34,7 @@ func (c *conn) Greet(_ context.Context, client *wire.Conn) (engine.Intent, error
 	}
 	c.agent = &channels.Side{Conn: server, Channels: opened, Requests: requests}
 	c.user = server.User()
-	return engine.Intent{Purpose: verbSession, User: c.user}, nil
+	return engine.Intent{Purpose: engine.PurposeSession, User: c.user}, nil
 }
 
 func (c *conn) serverConfig() (*ssh.ServerConfig, error) {

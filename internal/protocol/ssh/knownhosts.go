@@ -24,6 +24,7 @@ type verifier struct {
 	verify ssh.HostKeyCallback
 
 	denial *engine.Denial // after a key was refused
+	proven bool           // the upstream has shown a key that is known for it
 	cause  error
 }
 
@@ -59,6 +60,7 @@ func (v *verifier) address() string {
 func (v *verifier) check(address string, _ net.Addr, key ssh.PublicKey) error {
 	err := v.verify(address, &net.TCPAddr{IP: net.IPv4zero}, key)
 	if err == nil {
+		v.proven = true
 		return nil
 	}
 	v.cause = fmt.Errorf("%s %s: %w", key.Type(), ssh.FingerprintSHA256(key), err)

@@ -30,6 +30,9 @@ var errLogin = &engine.Denial{
 	Help: "an operator finds the reason in the daemon's log under this session's id",
 }
 
+// errRefused: the upstream, which is who it should be, did not take the login.
+var errRefused = errors.New("the login was not accepted")
+
 // logIn speaks with an upstream that was dialled: verifies its host key, and
 // proves the credential. The caller closes the connection when it fails. Where
 // the credential names no user, it is the agent's.
@@ -53,6 +56,10 @@ func logIn(ctx context.Context, socket *wire.Conn, how engine.Login, user string
 	conn, opened, requests, err := ssh.NewClientConn(socket, known.address(), config)
 	if known.denial != nil {
 		return channels.Side{}, fmt.Errorf("%w: %w", known.denial, known.cause)
+	}
+	if err != nil && known.proven && ctx.Err() == nil {
+		// What is left to fail is the proof of the credential.
+		err = fmt.Errorf("%w: %w", errRefused, err)
 	}
 	if err != nil {
 		return channels.Side{}, err
@@ -89,6 +96,11 @@ func proofs(ctx context.Context, c secret.Credential, user string) (methods []ss
 		s, err := privateKey(c.SSH.Key, c.SSH.Passphrase)
 		if err != nil {
 			return nil, nil, fmt.Errorf("credential.key: %w", err)
+		}
+		if c.SSH.Signed != "" {
+			if s, err = signed(c.SSH.Signed, s); err != nil {
+				return nil, nil, fmt.Errorf("credential.issue: %w", err)
+			}
 		}
 		signers = append(signers, s)
 	}
@@ -134,6 +146,19 @@ func privateKey(key, passphrase secret.Secret) (ssh.Signer, error) {
 		return nil, errors.New("it is no private key in PEM or OpenSSH's format, or the passphrase is not its own")
 	}
 	return signer, nil
+}
+
+// signed is a key with the certificate that somebody else has signed for it.
+func signed(text string, key ssh.Signer) (ssh.Signer, error) {
+	public, _, _, _, err := ssh.ParseAuthorizedKey([]byte(text))
+	if err != nil {
+		return nil, errors.New("what was signed is no certificate")
+	}
+	certificate, ok := public.(*ssh.Certificate)
+	if !ok || certificate.CertType != ssh.UserCert {
+		return nil, errors.New("what was signed is no certificate of a user")
+	}
+	return ssh.NewCertSigner(certificate, key)
 }
 
 // certified makes a key for this login, and a certificate for it that is good for

@@ -342,3 +342,71 @@ func TestHostKeyChangesInMidLife(t *testing.T) {
 		}
 	}
 }
+
+// TestRefusedLoginIsTriedAgain: a login that is refused because its credential was
+// changed is tried once more with the new one, and the agent hears nothing of it.
+// Nothing is tried again with a host that is not the right one.
+func TestRefusedLoginIsTriedAgain(t *testing.T) {
+	other := newKey(t)
+	for name, c := range map[string]struct {
+		prepare func(*world)
+		dials   int
+		works   bool
+	}{
+		"another": {func(w *world) { w.login.Credential.Password = secret.New([]byte("old")) }, 2, true},
+		"wrong as well": {func(w *world) {
+			w.login.Credential.Password = secret.New([]byte("old"))
+			w.other.Credential.Password = secret.New([]byte("older"))
+		}, 2, false},
+		"no other":       {func(w *world) { w.login.Credential.Password = secret.New([]byte("old")); w.other = nil }, 1, false},
+		"wrong host key": {func(w *world) { w.login.Known.Lines = []byte(hostName + " " + other.public()) }, 1, false},
+		"none needed":    {func(*world) {}, 1, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			second := w.login
+			w.other = &second
+			c.prepare(w)
+			client := w.mustAgent()
+			out, told, status := exec(t, client, "true", "")
+			if works := status == 0 && out == "ran true\n"; works != c.works {
+				t.Errorf("status %d, %q, %q", status, out, told)
+			}
+			client.Close()
+			w.wait()
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if w.dials != c.dials {
+				t.Errorf("dialled %d times, want %d", w.dials, c.dials)
+			}
+		})
+	}
+}
+
+// TestSignedByAnIssuer: a certificate that a vault has signed is shown with its
+// key.
+func TestSignedByAnIssuer(t *testing.T) {
+	w := newWorld(t)
+	authority, own := newKey(t), newKey(t)
+	certificate := &ssh.Certificate{Key: own.signer.PublicKey(), CertType: ssh.UserCert, ValidPrincipals: []string{"deploy"}, ValidBefore: ssh.CertTimeInfinity}
+	if err := certificate.SignCert(rand.Reader, authority.signer); err != nil {
+		t.Fatal(err)
+	}
+	w.takes(authority.signer.PublicKey())
+	w.login.Credential = secret.Credential{User: "deploy", SSH: secret.SSH{Key: secret.New(own.pem(t, "")), Signed: string(ssh.MarshalAuthorizedKey(certificate))}}
+	client := w.mustAgent()
+	if out, told, status := exec(t, client, "true", ""); status != 0 || out != "ran true\n" {
+		t.Errorf("status %d, %q, %q", status, out, told)
+	}
+	client.Close()
+	w.wait()
+	for name, text := range map[string]string{
+		"nonsense": "ssh-ed25519 nonsense", "a bare key": own.public(),
+		"a host's":    string(ssh.MarshalAuthorizedKey(authority.certify(t, own.signer.PublicKey(), "deploy"))),
+		"another key": string(ssh.MarshalAuthorizedKey(authority.certify(t, authority.signer.PublicKey(), "deploy"))),
+	} {
+		if s, err := signed(text, own.signer); err == nil {
+			t.Errorf("%s: %v", name, s.PublicKey().Type())
+		}
+	}
+}

@@ -135,6 +135,14 @@ func (c *conn) dial(ctx context.Context, up engine.Upstream, gate engine.Gate) (
 		return channels.Side{}, err
 	}
 	side, err := logIn(ctx, socket, login, c.user, c.env.Limits)
+	if errors.Is(err, errRefused) && up.Refused(ctx) {
+		socket.Close()
+		if socket, login, err = up.Conn(ctx); err != nil {
+			c.tellOperators(gate, err)
+			return channels.Side{}, err
+		}
+		side, err = logIn(ctx, socket, login, c.user, c.env.Limits)
+	}
 	if err != nil {
 		socket.Close()
 		c.tellOperators(gate, err)

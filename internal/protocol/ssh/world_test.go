@@ -97,7 +97,8 @@ type world struct {
 
 	far ssh.Conn // the upstream's, of the last login
 
-	unreachable error // of dialling it
+	unreachable error         // of dialling it
+	other       *engine.Login // that there is once the first was refused; nil: none
 
 	mu    sync.Mutex
 	seen  []string // what the upstream was asked
@@ -183,6 +184,17 @@ func (w *world) Conn(context.Context) (*wire.Conn, engine.Login, error) {
 	near, far := socketPair(w.t)
 	go w.serve(far)
 	return wire.New(near), w.login, nil
+}
+
+// Refused implements engine.Upstream.
+func (w *world) Refused(context.Context) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.other == nil {
+		return false
+	}
+	w.login, w.other = *w.other, nil
+	return true
 }
 
 // serve is the upstream.

@@ -367,3 +367,15 @@ func (l *Leases) Sweep(there func(cgroup string, id uint64) bool) {
 		}
 	}
 }
+
+// Renounce takes the credential of a scope away, which its target did not
+// accept, so that the next who asks has another made.
+func (l *Leases) Renounce(w Want) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.slots[slotKey{w.Target, w.Scope.ID}]
+	if s != nil && s.lease != nil {
+		l.ending(s.lease)
+		s.lease = nil
+	}
+}

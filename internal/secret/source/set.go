@@ -98,6 +98,17 @@ func (s *Set) Add(name string, src Source, o Options) {
 	s.sources[name] = entry{src, o}
 }
 
+// Source returns the source that was added under a name.
+func (s *Set) Source(name string) (Source, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, ok := s.sources[name]
+	if !ok {
+		return nil, fmt.Errorf("%w: %q", ErrNoSource, name)
+	}
+	return e.source, nil
+}
+
 // Fetch returns a copy of the secret, which the caller may wipe after use. When
 // the source fails, the last known value is returned until it is stale; then
 // the error wraps ErrStale and the source's own.

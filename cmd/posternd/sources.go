@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/postern/postern/internal/config"
+	"github.com/postern/postern/internal/metrics"
+	"github.com/postern/postern/internal/secret/arena"
+	"github.com/postern/postern/internal/secret/lease"
+	"github.com/postern/postern/internal/secret/source"
+	"github.com/postern/postern/internal/secret/source/env"
+	"github.com/postern/postern/internal/secret/source/file"
+	pkgcontrol "github.com/postern/postern/pkg/control"
+)
+
+// arenaSize is room for a thousand secrets; what does not fit is on the heap, and
+// the log says so.
+const arenaSize = 256 << 10
+
+// openSecrets opens where secrets are kept in memory, and what was lent out.
+func (d *daemon) openSecrets(cfg *config.Config) (err error) {
+	kept, err := openArena()
+	if err != nil {
+		return err
+	}
+	kind, why := kept.Kind()
+	d.log.Info("secrets in memory", "kept", kind.String(), "why", why)
+	d.memory = kept
+	d.secrets = source.NewSet(source.SetOptions{Arena: kept, Observer: source.Observer{
+		Fetched: func(name string, took time.Duration, err error) { d.metrics.Fetched(name, took, err) },
+		Rotated: func(name string, ref source.Ref) {
+			d.metrics.Rotated(name)
+			d.log.Info("a secret was rotated; new sessions use the new one", "source", name, "path", ref.Path)
+		},
+		StaleUsed: func(name string, ref source.Ref, err error) {
+			d.metrics.StaleUsed(name)
+			d.log.Warn("a secret source does not answer; the last known value is used", "source", name, "path", ref.Path, "error", err)
+		},
+		Exposed: func(name string, ref source.Ref, err error) {
+			d.log.Warn("a secret is on the heap", "source", name, "path", ref.Path, "error", err)
+		},
+	}})
+	d.leases, err = lease.Open(lease.Options{
+		Path: filepath.Join(cfg.StateDir, leasesFile), Now: time.Now, Log: d.log, Issuer: func(name string) (source.Issuer, error) { return d.builder.issuer(name) },
+		Changed: func(name, what string) { d.metrics.Lease(name, what) },
+	})
+	return err
+}
+
+// openArena takes less where the memory that may be locked does not suffice.
+func openArena() (*arena.Arena, error) {
+	a, err := arena.New(arenaSize)
+	if err != nil {
+		return nil, err
+	}
+	if kind, _ := a.Kind(); kind != arena.Undumped {
+		return a, nil
+	}
+	small, err := arena.New(arena.DefaultSize)
+	if err != nil {
+		return a, nil //nolint:nilerr // the larger one is there
+	}
+	if kind, _ := small.Kind(); kind == arena.Undumped {
+		return a, small.Close()
+	}
+	return small, a.Close()
+}
+
+// addSources makes the sources of a configuration those that are asked.
+func (d *daemon) addSources(cfg *config.Config) error {
+	d.secrets.Add("file", file.New(file.Options{Dir: filepath.Dir(d.path), Identity: cfg.Secrets.File.Identity}), source.Options{})
+	d.secrets.Add("env", env.New(d.log), source.Options{})
+	return nil
+}
+
+// shownSecrets is what is known of secrets and leases, and nothing that is one.
+func (d *daemon) shownSecrets() pkgcontrol.Secrets {
+	out := pkgcontrol.Secrets{Secrets: []pkgcontrol.Secret{}, Leases: []pkgcontrol.Lease{}}
+	type key struct{ source, path, key string }
+	users := map[key][]string{}
+	cfg := d.config()
+	for i := range cfg.Targets {
+		for _, r := range cfg.Targets[i].SecretRefs() {
+			k := key{r.Source, r.Path, r.Key}
+			if !slices.Contains(users[k], cfg.Targets[i].Name) {
+				users[k] = append(users[k], cfg.Targets[i].Name)
+			}
+		}
+	}
+	seen := map[key]bool{}
+	for _, v := range d.secrets.Known() {
+		k := key{v.Source, v.Ref.Path, v.Ref.Key}
+		seen[k] = true
+		s := pkgcontrol.Secret{
+			Source: v.Source, Path: v.Ref.Path, Key: v.Ref.Key, Targets: users[k], Fetched: v.Fetched, Expires: v.Expires,
+			Version: v.Version, Used: v.LastUsed, Stale: v.Stale,
+		}
+		if v.LastError != nil {
+			s.Error = v.LastError.Error()
+		}
+		out.Secrets = append(out.Secrets, s)
+	}
+	for k, targets := range users {
+		if !seen[k] { // nobody has needed it yet
+			out.Secrets = append(out.Secrets, pkgcontrol.Secret{Source: k.source, Path: k.path, Key: k.key, Targets: targets})
+		}
+	}
+	slices.SortStableFunc(out.Secrets, func(a, b pkgcontrol.Secret) int {
+		return slices.Compare([]string{a.Source, a.Path, a.Key}, []string{b.Source, b.Path, b.Key})
+	})
+	for _, e := range d.leases.List() {
+		out.Leases = append(out.Leases, pkgcontrol.Lease{
+			Source: e.Source, Target: e.Target, For: e.Scope.ID, Began: e.Began, Expires: e.Expires, Ending: e.Ending, Error: e.Error,
+		})
+	}
+	return out
+}
+
+// leaseUse counts leases for metrics.
+func (d *daemon) leaseUse() map[string]metrics.LeaseUse {
+	out := map[string]metrics.LeaseUse{}
+	for _, e := range d.leases.List() {
+		u := out[e.Source]
+		u.Out++
+		switch {
+		case e.Ending:
+			u.Ending++
+		case !e.Expires.IsZero() && (u.Ends.IsZero() || e.Expires.Before(u.Ends)):
+			u.Ends = e.Expires
+		}
+		out[e.Source] = u
+	}
+	return out
+}
+
+var errNoTarget = errors.New("there is no such target")
+
+// refreshSecrets asks the sources anew, of one target or of all.
+func (d *daemon) refreshSecrets(ctx context.Context, target string) error {
+	if target == "" {
+		return d.secrets.Refresh(ctx)
+	}
+	cfg := d.config()
+	at := slices.IndexFunc(cfg.Targets, func(t config.Target) bool { return t.Name == target })
+	if at < 0 {
+		return errNoTarget
+	}
+	refs := cfg.Targets[at].SecretRefs()
+	return d.secrets.RefreshOnly(ctx, func(name string, ref source.Ref) bool {
+		return slices.ContainsFunc(refs, func(r *config.SecretRef) bool {
+			return r.Source == name && r.Path == ref.Path && r.Key == ref.Key
+		})
+	})
+}
