@@ -107,6 +107,10 @@ kernels:
 dashboard-modules:
 	cd test/dashboards/node && npm ci --no-audit --no-fund --silent
 
+.PHONY: oidc-modules
+oidc-modules:
+	cd test/oidc/node && npm ci --no-audit --no-fund --silent
+
 .PHONY: dashboards
 dashboards: ## packaging/grafana/*.json, by source.yaml beside them
 	cd test/dashboards && go run ./generate ../../packaging/grafana
@@ -125,7 +129,7 @@ KERNELS = -step 'make kernels' -step 'make rootfs' '. -count=1 -tags=qemu -p=1 .
 
 .PHONY: test
 test: setup ## everything: check, the kernel programs here and in QEMU, real servers and clients (as root)
-	@$(REPORT) -step 'make build' -step 'make clients' -step 'make newer-ssh' -step 'make dashboard-modules' $(STATIC) $(KERNELS) '. -race ./...' $(foreach m,$(MODULES),'$m -p=1 ./...')
+	@$(REPORT) -step 'make build' -step 'make clients' -step 'make newer-ssh' -step 'make dashboard-modules' -step 'make oidc-modules' $(STATIC) $(KERNELS) '. -race ./...' $(foreach m,$(MODULES),'$m -p=1 ./...')
 
 .PHONY: test-bypass
 test-bypass: setup ## the ways out that must stay closed, against a sniffer (as root)
