@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -21,15 +20,10 @@ import (
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/postern/postern/internal/secret"
 	"github.com/postern/postern/internal/secret/source"
 )
-
-// maxFile bounds a file, encrypted or not: a secret is small, and what is
-// decrypted stays in memory.
-const maxFile = 1 << 20
 
 // settled is how old a change must be for the file's stamp to tell the next one
 // from it: before Linux 6.13 change times have the grain of a clock tick.
@@ -51,16 +45,8 @@ type Source struct {
 
 // content is what a path held when it was last read.
 type content struct {
-	stamp stamp
+	stamp source.Stamp
 	plain []byte
-}
-
-// stamp tells one state of a file from another. The change time is in it
-// because the others can be set at will.
-type stamp struct {
-	dev, ino     uint64
-	size         int64
-	mtime, ctime syscall.Timespec
 }
 
 // New returns a Source. The identity is read with the first secret, and again
@@ -76,19 +62,18 @@ func (s *Source) Fetch(ctx context.Context, ref source.Ref) (secret.Secret, sour
 	if err != nil {
 		return secret.Secret{}, source.Lease{}, fmt.Errorf("file %s: %w", ref.Path, err)
 	}
-	value, err := c.pick(ref.Key)
+	value, err := source.Pick(c.plain, ref.Key)
 	if err != nil {
 		return secret.Secret{}, source.Lease{}, fmt.Errorf("file %s: %w", ref.Path, err)
 	}
-	version := fmt.Sprintf("%d-%d.%09d", c.stamp.ino, c.stamp.mtime.Sec, c.stamp.mtime.Nsec)
-	return secret.New(value), source.Lease{Version: version}, nil
+	return secret.New(value), source.Lease{Version: c.stamp.Version()}, nil
 }
 
 func (s *Source) read(path string) (*content, error) {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(s.opts.Dir, path)
 	}
-	f, st, err := open(path)
+	f, st, err := source.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -104,43 +89,13 @@ func (s *Source) read(path string) (*content, error) {
 		return nil, err
 	}
 	c = &content{stamp: st, plain: plain}
-	if time.Since(time.Unix(st.ctime.Unix())) < settled {
+	if time.Since(time.Unix(st.Ctime.Unix())) < settled {
 		return c, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.files[path] = c
 	return c, nil
-}
-
-func open(path string) (*os.File, stamp, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not hang the daemon
-	if err != nil {
-		return nil, stamp{}, kind(err)
-	}
-	st, err := f.Stat()
-	if err == nil && !st.Mode().IsRegular() {
-		err = fmt.Errorf("%w: not a regular file", source.ErrMalformed)
-	}
-	if err == nil && st.Size() > maxFile {
-		err = fmt.Errorf("%w: longer than %d bytes", source.ErrMalformed, maxFile)
-	}
-	if err != nil {
-		f.Close()
-		return nil, stamp{}, err
-	}
-	sys := st.Sys().(*syscall.Stat_t)
-	return f, stamp{uint64(sys.Dev), sys.Ino, sys.Size, sys.Mtim, sys.Ctim}, nil
-}
-
-func kind(err error) error {
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w: %w", source.ErrNotFound, err)
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: %w", source.ErrPermission, err)
-	}
-	return err
 }
 
 // decrypt says what is wrong in words of its own: an error of a library that
@@ -150,7 +105,7 @@ func (s *Source) decrypt(f io.Reader) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	sealed, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	sealed, err := io.ReadAll(io.LimitReader(f, source.MaxContent+1))
 	if err != nil {
 		return nil, fmt.Errorf("%w: it could not be read", source.ErrUnavailable)
 	}
@@ -168,15 +123,15 @@ func (s *Source) decrypt(f io.Reader) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: it is not an age file", source.ErrMalformed)
 	}
-	plain, err := io.ReadAll(io.LimitReader(out, maxFile+1))
-	if err != nil || len(plain) > maxFile {
+	plain, err := io.ReadAll(io.LimitReader(out, source.MaxContent+1))
+	if err != nil || len(plain) > source.MaxContent {
 		return nil, fmt.Errorf("%w: the age file is damaged or too long", source.ErrMalformed)
 	}
 	return plain, nil
 }
 
 func (s *Source) identities() ([]age.Identity, error) {
-	f, _, err := open(s.opts.Identity)
+	f, _, err := source.Open(s.opts.Identity)
 	if err != nil {
 		return nil, fmt.Errorf("identity: %w", err)
 	}
@@ -196,29 +151,4 @@ func (s *Source) identities() ([]age.Identity, error) {
 		return nil, fmt.Errorf("%w: identity %s", source.ErrMalformed, s.opts.Identity)
 	}
 	return ids, nil
-}
-
-// pick returns a copy of the whole content or of one field.
-func (c *content) pick(key string) ([]byte, error) {
-	if key == "" {
-		plain := bytes.TrimSuffix(bytes.TrimSuffix(c.plain, []byte("\n")), []byte("\r"))
-		if len(plain) == 0 {
-			return nil, source.ErrEmpty
-		}
-		return bytes.Clone(plain), nil
-	}
-	var fields map[string]yaml.Node // JSON is YAML
-	if yaml.Unmarshal(c.plain, &fields) != nil {
-		return nil, fmt.Errorf("%w: not a YAML or JSON map, which key %q needs", source.ErrMalformed, key)
-	}
-	node, ok := fields[key]
-	switch {
-	case !ok:
-		return nil, fmt.Errorf("%w: no field %q", source.ErrNotFound, key)
-	case node.Kind != yaml.ScalarNode:
-		return nil, fmt.Errorf("%w: field %q is not a single value", source.ErrMalformed, key)
-	case node.Value == "" || node.Tag == "!!null":
-		return nil, fmt.Errorf("%w: field %q", source.ErrEmpty, key)
-	}
-	return []byte(node.Value), nil
 }

@@ -115,8 +115,8 @@ func spoiled(f *folder) []sourcetest.Spoiled {
 			b[len(b)-1] ^= 1
 			f.raw(t, path, b)
 		}},
-		{Name: "too long", Make: raw(make([]byte, maxFile+1)), Want: source.ErrMalformed},
-		{Name: "too long inside", Make: content(strings.Repeat(canary, maxFile/len(canary)) + canary), Want: source.ErrMalformed},
+		{Name: "too long", Make: raw(make([]byte, source.MaxContent+1)), Want: source.ErrMalformed},
+		{Name: "too long inside", Make: content(strings.Repeat(canary, source.MaxContent/len(canary)) + canary), Want: source.ErrMalformed},
 		{Name: "a folder", Make: func(t *testing.T, path string) { must(t, os.Mkdir(f.path(path), 0o700)) }, Want: source.ErrMalformed},
 		{Name: "a pipe", Make: func(t *testing.T, path string) { must(t, unix.Mkfifo(f.path(path), 0o600)) }, Want: source.ErrMalformed},
 		{Name: "no map", Make: content(canary), Key: "password", Want: source.ErrMalformed},
