@@ -2,13 +2,11 @@
 // is JSON: port (0: any), life (of ID tokens, in seconds), and key (a private JWK,
 // so that a restarted provider is the same one). Its first line of output is its
 // issuer. People log in with any password; who they are is in users.
+import Provider from 'oidc-provider';
 import { createServer } from 'node:http';
-import { generateKeyPairSync, randomBytes, webcrypto } from 'node:crypto';
-
-globalThis.crypto ??= webcrypto; // Node.js 18 has it here only
+import { generateKeyPairSync, randomBytes } from 'node:crypto';
 
 const options = { port: 0, life: 300, ...JSON.parse(process.argv[2] ?? '{}') };
-const { Provider } = await import('oidc-provider');
 
 const users = {
   alice: { name: 'Alice', email: 'alice@example.test', email_verified: true, groups: ['dba', 'sre'] },
