@@ -24,8 +24,8 @@ const (
 	redirect = "http://127.0.0.1:40123/callback"
 )
 
-// op is npm's provider, until the test ends.
-func op(t *testing.T, life time.Duration) *servers.OIDC {
+// npm is the provider that npm has, until the test ends.
+func npm(t *testing.T, life time.Duration) *servers.OIDC {
 	t.Helper()
 	s, err := servers.StartOIDC(servers.OIDCOptions{Node: "node", Dir: t.TempDir(), Life: life})
 	if err != nil {
@@ -64,7 +64,7 @@ func limit(t *testing.T) context.Context {
 
 // A person logs in by device flow at the real provider.
 func TestDevice(t *testing.T) {
-	s := op(t, 0)
+	s := npm(t, 0)
 	for client, value := range clients {
 		t.Run(client, func(t *testing.T) {
 			t.Parallel()
@@ -98,7 +98,7 @@ func isAlice(t *testing.T, i oidc.Identity) {
 
 // A person refuses, and the device flow ends at once.
 func TestDeviceDenied(t *testing.T) {
-	s := op(t, 0)
+	s := npm(t, 0)
 	p := ours(t, s.Issuer, "postern", "")
 	l, err := p.StartDevice(limit(t), "op", uid)
 	if err != nil {
@@ -117,7 +117,7 @@ func TestDeviceDenied(t *testing.T) {
 
 // A person logs in with a browser; groups are those of that person.
 func TestCode(t *testing.T) {
-	s := op(t, 0)
+	s := npm(t, 0)
 	for client, value := range clients {
 		p := ours(t, s.Issuer, client, value)
 		l, err := p.StartCode(limit(t), "op", redirect, uid)
@@ -137,7 +137,7 @@ func TestCode(t *testing.T) {
 
 // A code of one login is of no use to another, which PKCE sees to.
 func TestCodeOfAnotherLogin(t *testing.T) {
-	s := op(t, 0)
+	s := npm(t, 0)
 	p := ours(t, s.Issuer, "postern", "")
 	theirs, err := p.StartCode(limit(t), "op", redirect, uid+1)
 	if err != nil {
@@ -164,7 +164,7 @@ func TestCodeOfAnotherLogin(t *testing.T) {
 // used once, which the provider insists on. When the provider has forgotten the
 // login, it ends.
 func TestRefresh(t *testing.T) {
-	s := op(t, 2*time.Second)
+	s := npm(t, 2*time.Second)
 	p := ours(t, s.Issuer, "postern", "")
 	l, err := p.StartDevice(limit(t), "op", uid)
 	if err != nil {
@@ -208,7 +208,7 @@ func TestRefresh(t *testing.T) {
 // A service's own token is verified; after a restart with other keys it is not,
 // and a new one is at once.
 func TestServiceToken(t *testing.T) {
-	s := op(t, 0)
+	s := npm(t, 0)
 	now := time.Now()
 	p := ours(t, s.Issuer, "postern", "", func(o *oidc.Options) { o.Now = func() time.Time { return now } })
 	first := serviceToken(t, s)
