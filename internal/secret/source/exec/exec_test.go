@@ -58,10 +58,16 @@ func TestSuite(t *testing.T) {
 			return func(t *testing.T, path string) { put(t, path+".sh", s) }
 		}
 		// What is there as name.sh is run, so that a path can be spoiled in any way.
-		s := shell(t, `cd `+dir+`; [ -e "$1.sh" ] && . "./$1.sh"; [ -e "$1" ] || exit 66; exec cat "$1"`, 0)
+		s := shell(t, `cd `+dir+`; [ -e DOWN ] && exit 75; while [ -e STALL ]; do sleep 0.01; done; [ -e "$1.sh" ] && . "./$1.sh"; [ -e "$1" ] || exit 66; exec cat "$1"`, 0)
 		canary := sourcetest.Canary
+		during := func(name string) func(*testing.T) func() {
+			return func(t *testing.T) func() {
+				put(t, name, "")
+				return func() { must(t, os.Remove(in(name))) }
+			}
+		}
 		return sourcetest.Place{
-			Source: s, Put: put,
+			Source: s, Put: put, Stall: during("STALL"), Outages: map[string]func(*testing.T) func(){"temporary": during("DOWN")},
 			PutFields: func(t *testing.T, path string, fields map[string]string) {
 				all := ""
 				for k, v := range fields {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+	"unicode/utf8"
 
 	"github.com/postern/postern/internal/secret"
 	"github.com/postern/postern/internal/secret/source"
@@ -32,6 +34,13 @@ type Place struct {
 	Spoiled []Spoiled
 	// Versions says that leases have one.
 	Versions bool
+	// TextOnly says that a value is UTF-8.
+	TextOnly bool
+	// Stall keeps the place from answering until release is called; nil when it
+	// cannot.
+	Stall func(t *testing.T) (release func())
+	// Outages are the ways in which the place can fail, until over is called.
+	Outages map[string]func(t *testing.T) (over func())
 }
 
 // Spoiled is one way.
@@ -46,7 +55,7 @@ type Spoiled struct {
 func Run(t *testing.T, open func(t *testing.T) Place) {
 	for name, test := range map[string]func(*testing.T, Place){
 		"Fetch": fetch, "Rotate": rotate, "Copies": copies, "Missing": missing, "Spoiled": spoiled, "Fields": fields,
-		"Cancelled": cancelled, "AtOnce": atOnce,
+		"Cancelled": cancelled, "AtOnce": atOnce, "Slow": slow, "Outage": outage,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
 	}
@@ -85,6 +94,9 @@ func fetch(t *testing.T, p Place) {
 		"plain": value("one"), "spaces": " " + value("two") + "\t ", "odd": value("\xff\xfe"), "long": value(strings.Repeat("x", 10_000)),
 		"quotes": value(`"'\$`), "lines": "first " + value("\nsecond"),
 	} {
+		if p.TextOnly && !utf8.ValidString(v) {
+			continue
+		}
 		p.Put(t, path, v)
 		p.holds(t, source.Ref{Path: path}, v)
 	}
@@ -186,6 +198,48 @@ func atOnce(t *testing.T, p Place) {
 	}
 	all.Wait()
 	p.holds(t, source.Ref{Path: "shared"}, value("3"))
+}
+
+// prompt is how soon a caller that gives up has its answer, on a busy machine.
+const prompt = 5 * time.Second
+
+// slow: who gives up while the place is silent is let go, with its own reason,
+// and the place serves again when it has recovered.
+func slow(t *testing.T, p Place) {
+	if p.Stall == nil {
+		return
+	}
+	p.Put(t, "slow", value("x"))
+	release := p.Stall(t)
+	gone := errors.New("the client is gone")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	timer := time.AfterFunc(100*time.Millisecond, func() { cancel(gone) })
+	defer timer.Stop()
+	began := time.Now()
+	s, _, err := p.Source.Fetch(ctx, source.Ref{Path: "slow"})
+	if took := time.Since(began); !errors.Is(err, gone) || !s.Empty() || took > prompt {
+		t.Errorf("after %s: %v", took, err)
+	}
+	release()
+	p.holds(t, source.Ref{Path: "slow"}, value("x"))
+}
+
+// outage: what fails is said to be unavailable, not missing, and heals by
+// itself.
+func outage(t *testing.T, p Place) {
+	p.Put(t, "out", value("x"))
+	for name, begin := range p.Outages {
+		p.holds(t, source.Ref{Path: "out"}, value("x"))
+		over := begin(t)
+		s, _, err := p.Source.Fetch(t.Context(), source.Ref{Path: "out"})
+		if err == nil {
+			t.Errorf("%s: no error", name)
+		} else {
+			Fails(t, s, err, source.ErrUnavailable)
+		}
+		over()
+	}
+	p.holds(t, source.Ref{Path: "out"}, value("x"))
 }
 
 // Fails checks what a Fetch returned that had to fail: an error of the kind that
