@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"filippo.io/age"
+	"filippo.io/age/agessh"
 	"filippo.io/age/armor"
 
 	"github.com/postern/postern/internal/secret"
@@ -32,7 +33,10 @@ const settled = 100 * time.Millisecond
 // Options of a Source.
 type Options struct {
 	Dir      string // where relative paths begin
-	Identity string // path of the file with the age identities; nobody else may read it
+	Identity string // path of the file with the age identities, or an SSH key; nobody else may read it
+	// Identities are more such files, for the time in which one takes the place of
+	// another. All of them must be good.
+	Identities []string
 }
 
 // Source reads age-encrypted files.
@@ -130,8 +134,24 @@ func (s *Source) decrypt(f io.Reader) ([]byte, error) {
 	return plain, nil
 }
 
-func (s *Source) identities() ([]age.Identity, error) {
-	f, _, err := source.Open(s.opts.Identity)
+// identities are those of all the files, read with every file of secrets that
+// has changed.
+func (s *Source) identities() (all []age.Identity, err error) {
+	for _, path := range append([]string{s.opts.Identity}, s.opts.Identities...) {
+		if path == "" {
+			continue
+		}
+		ids, err := identities(path)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, ids...)
+	}
+	return all, nil
+}
+
+func identities(path string) ([]age.Identity, error) {
+	f, _, err := source.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("identity: %w", err)
 	}
@@ -141,14 +161,26 @@ func (s *Source) identities() ([]age.Identity, error) {
 		return nil, fmt.Errorf("identity: %w", err)
 	}
 	if mode := st.Mode().Perm(); mode&0o077 != 0 {
-		return nil, fmt.Errorf("%w: identity %s has mode %04o, it must be 0600", source.ErrPermission, s.opts.Identity, mode)
+		return nil, fmt.Errorf("%w: identity %s has mode %04o, it must be 0600", source.ErrPermission, path, mode)
 	}
 	if uid := st.Sys().(*syscall.Stat_t).Uid; uid != 0 && uid != uint32(os.Geteuid()) {
-		return nil, fmt.Errorf("%w: identity %s belongs to another user", source.ErrPermission, s.opts.Identity)
+		return nil, fmt.Errorf("%w: identity %s belongs to another user", source.ErrPermission, path)
 	}
-	ids, err := age.ParseIdentities(f)
+	content, err := io.ReadAll(io.LimitReader(f, source.MaxContent+1))
+	defer clear(content)
 	if err != nil {
-		return nil, fmt.Errorf("%w: identity %s", source.ErrMalformed, s.opts.Identity)
+		return nil, fmt.Errorf("%w: identity %s could not be read", source.ErrUnavailable, path)
+	}
+	if bytes.HasPrefix(content, []byte("-----BEGIN")) {
+		id, err := agessh.ParseIdentity(content)
+		if err != nil {
+			return nil, fmt.Errorf("%w: identity %s is no SSH key of kind Ed25519 or RSA without a passphrase", source.ErrMalformed, path)
+		}
+		return []age.Identity{id}, nil
+	}
+	ids, err := age.ParseIdentities(bytes.NewReader(content))
+	if err != nil {
+		return nil, fmt.Errorf("%w: identity %s", source.ErrMalformed, path)
 	}
 	return ids, nil
 }
