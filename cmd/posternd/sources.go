@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"time"
@@ -12,8 +14,11 @@ import (
 	"github.com/postern/postern/internal/secret/arena"
 	"github.com/postern/postern/internal/secret/lease"
 	"github.com/postern/postern/internal/secret/source"
+	"github.com/postern/postern/internal/secret/source/aws"
 	"github.com/postern/postern/internal/secret/source/env"
+	"github.com/postern/postern/internal/secret/source/exec"
 	"github.com/postern/postern/internal/secret/source/file"
+	"github.com/postern/postern/internal/secret/source/systemd"
 	pkgcontrol "github.com/postern/postern/pkg/control"
 )
 
@@ -72,9 +77,58 @@ func openArena() (*arena.Arena, error) {
 
 // addSources makes the sources of a configuration those that are asked.
 func (d *daemon) addSources(cfg *config.Config) error {
-	d.secrets.Add("file", file.New(file.Options{Dir: filepath.Dir(d.path), Identity: cfg.Secrets.File.Identity}), source.Options{})
-	d.secrets.Add("env", env.New(d.log), source.Options{})
+	made, err := sourcesOf(cfg, filepath.Dir(d.path), d.log)
+	if err != nil {
+		return err
+	}
+	for name, s := range made {
+		o := source.Options{}
+		if at := slices.IndexFunc(cfg.Secrets.Sources, func(c config.Source) bool { return c.Name == name }); at >= 0 {
+			o = source.Options{Fresh: cfg.Secrets.Sources[at].Refresh, Stale: cfg.Secrets.Sources[at].Stale}
+		}
+		d.secrets.Add(name, s, o)
+		d.metrics.Source(name)
+	}
 	return nil
+}
+
+// sourcesOf makes the sources of a configuration, by name. It asks none.
+func sourcesOf(cfg *config.Config, dir string, log *slog.Logger) (map[string]source.Source, error) {
+	out := map[string]source.Source{
+		"file":    file.New(file.Options{Dir: dir, Identity: cfg.Secrets.File.Identity}),
+		"systemd": systemd.New(systemd.Options{}),
+		"env":     env.New(log),
+	}
+	for i := range cfg.Secrets.Sources {
+		c := &cfg.Secrets.Sources[i]
+		made, err := sourceOf(c)
+		if err != nil {
+			return nil, fmt.Errorf("%s: source %s: %w", c.Pos, c.Name, err)
+		}
+		out[c.Name] = made
+	}
+	return out, nil
+}
+
+func sourceOf(c *config.Source) (source.Source, error) {
+	switch {
+	case c.Exec != nil:
+		return exec.New(exec.Options{Command: c.Exec.Command, Timeout: c.Exec.Timeout, Env: c.Exec.Env})
+	case c.AWS != nil:
+		return awsSource(c.AWS)
+	}
+	return nil, errors.New("it is of no kind")
+}
+
+func awsSource(a *config.AWSSource) (source.Source, error) {
+	roots, err := pool(a.CA)
+	if err != nil {
+		return nil, err
+	}
+	return aws.New(context.Background(), aws.Options{
+		Service: aws.Service(a.Service), Region: a.Region, Profile: a.Profile, Role: a.Role, External: a.ExternalID,
+		WebIdentity: a.WebIdentity, Metadata: a.Metadata, Endpoint: a.Endpoint, Roots: roots,
+	})
 }
 
 // shownSecrets is what is known of secrets and leases, and nothing that is one.

@@ -34,6 +34,7 @@ type Source struct {
 
 	Vault *VaultSource `yaml:"vault,omitempty"`
 	Exec  *ExecSource  `yaml:"exec,omitempty"`
+	AWS   *AWSSource   `yaml:"aws,omitempty"`
 }
 
 // VaultSource is a server of OpenBao or HashiCorp Vault.
@@ -63,7 +64,20 @@ type VaultAuth struct {
 type ExecSource struct {
 	Command []string      `yaml:"command"`
 	Timeout time.Duration `yaml:"timeout"`
-	Env     []string      `yaml:"env,omitempty"` // NAME=value
+	Env     []string      `yaml:"env,omitempty"` // names of the daemon's variables that it gets
+}
+
+// AWSSource is one service of AWS.
+type AWSSource struct {
+	Service     string `yaml:"service"` // "secretsmanager", "ssm" or "rds"
+	Region      string `yaml:"region,omitempty"`
+	Profile     string `yaml:"profile,omitempty"`
+	Role        string `yaml:"role,omitempty"` // to assume: its ARN
+	ExternalID  string `yaml:"external_id,omitempty"`
+	WebIdentity string `yaml:"web_identity_file,omitempty"`
+	Metadata    bool   `yaml:"metadata,omitempty"` // credentials of the instance
+	Endpoint    string `yaml:"endpoint,omitempty"`
+	CA          string `yaml:"ca,omitempty"`
 }
 
 // Issue is a credential that is made for a run or a session, and revoked after.
@@ -100,9 +114,10 @@ func (d *decoder) source(n *yaml.Node) Source {
 		"stale":   d.duration(&s.Stale, "stale", 0, maxStale),
 		"vault":   kind(d.vault(&s.Vault)),
 		"exec":    kind(d.exec(&s.Exec)),
+		"aws":     kind(d.aws(&s.AWS)),
 	}, "name")
 	if kinds != 1 {
-		d.problem(s.Pos, Error, "write one of vault: and exec:", "source %q is of %d kinds", s.Name, kinds)
+		d.problem(s.Pos, Error, "write one of vault:, exec: and aws:", "source %q is of %d kinds", s.Name, kinds)
 	}
 	if slices.Contains(builtInSources, s.Name) {
 		d.problem(s.Pos, Error, "rename it", "the source %q is built in", s.Name)
@@ -199,6 +214,27 @@ func (d *decoder) exec(to **ExecSource) reader {
 			d.wrong(n, "add the program", "command is empty")
 		}
 		*to = x
+	}
+}
+
+func (d *decoder) aws(to **AWSSource) reader {
+	return func(n *yaml.Node) {
+		a := &AWSSource{}
+		d.mapping(n, "aws", map[string]reader{
+			"service":           d.word(&a.Service, "service", "secretsmanager", "ssm", "rds"),
+			"region":            d.str(&a.Region, "region", isWord),
+			"profile":           d.str(&a.Profile, "profile", nil),
+			"role":              d.str(&a.Role, "role", nil),
+			"external_id":       d.str(&a.ExternalID, "external_id", nil),
+			"web_identity_file": d.str(&a.WebIdentity, "web_identity_file", isPath),
+			"metadata":          d.boolean(&a.Metadata, "metadata"),
+			"endpoint":          d.str(&a.Endpoint, "endpoint", isSecureURL),
+			"ca":                d.str(&a.CA, "ca", isPath),
+		}, "service")
+		if a.Role == "" && (a.ExternalID != "" || a.WebIdentity != "") {
+			d.wrong(n, "add role", "external_id and web_identity_file are for a role")
+		}
+		*to = a
 	}
 }
 
@@ -336,8 +372,8 @@ func isVaultAddress(s string) (string, string) {
 }
 
 func isVariable(s string) (string, string) {
-	if name, _, ok := strings.Cut(s, "="); !ok || name == "" || strings.ContainsAny(name, " \t\n") {
-		return "is not a variable", "write it as NAME=value"
+	if strings.ContainsAny(s, "= \t\n") {
+		return "is not a variable", "write its name; the daemon's value is what it gets"
 	}
 	return "", ""
 }
