@@ -18,8 +18,9 @@ FUZZTIME ?= 20s
 
 VERSION_FLAG := -X github.com/postern/postern/internal/version.Number=$(VERSION)
 GENERATED := bpf/postern_bpfel.go bpf/postern_bpfel.o bpf/unix_bpfel.go bpf/unix_bpfel.o
-# Heavy tests are modules of their own; test/tools has no code.
-MODULES := $(filter-out test/tools,$(patsubst %/go.mod,%,$(wildcard test/*/go.mod)))
+# Heavy tests are modules of their own; test/tools has no code, and
+# test/vaultserver no tests: what it does, those of the source vault check.
+MODULES := $(filter-out test/tools test/vaultserver,$(patsubst %/go.mod,%,$(wildcard test/*/go.mod)))
 REPORT = go run ./test/report
 
 .PHONY: help
@@ -86,7 +87,7 @@ STATIC = -step 'make generated' -step 'make vet' -step 'make lint'
 
 .PHONY: check
 check: setup ## what every commit passes: generated files, vet, linters, unit tests with -race
-	@$(REPORT) -step 'make build' $(STATIC) '. -race ./...'
+	@$(REPORT) -step 'make build' -step 'make vault-server' $(STATIC) '. -race ./...'
 
 # The npm clients, by their lock file. Tests run without a network.
 .PHONY: clients
@@ -97,6 +98,13 @@ clients:
 .PHONY: newer-ssh
 newer-ssh:
 	@test/e2e/fetch-openssh
+
+# HashiCorp Vault, for the tests of the source vault.
+.PHONY: vault-server
+vault-server: build/vaultserver
+build/vaultserver: test/vaultserver/main.go test/vaultserver/go.mod test/vaultserver/go.sum test/vaultserver/build.sh
+	test/vaultserver/build.sh $@
+	@touch $@
 
 .PHONY: kernels
 kernels:
@@ -129,7 +137,7 @@ KERNELS = -step 'make kernels' -step 'make rootfs' '. -count=1 -tags=qemu -p=1 .
 
 .PHONY: test
 test: setup ## everything: check, the kernel programs here and in QEMU, real servers and clients (as root)
-	@$(REPORT) -step 'make build' -step 'make clients' -step 'make newer-ssh' -step 'make dashboard-modules' -step 'make oidc-modules' $(STATIC) $(KERNELS) '. -race ./...' $(foreach m,$(MODULES),'$m -p=1 ./...')
+	@$(REPORT) -step 'make build' -step 'make clients' -step 'make newer-ssh' -step 'make vault-server' -step 'make dashboard-modules' -step 'make oidc-modules' $(STATIC) $(KERNELS) '. -race ./...' $(foreach m,$(MODULES),'$m -p=1 ./...')
 
 .PHONY: test-bypass
 test-bypass: setup ## the ways out that must stay closed, against a sniffer (as root)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/postern/postern/internal/config"
@@ -19,6 +20,7 @@ import (
 	"github.com/postern/postern/internal/secret/source/exec"
 	"github.com/postern/postern/internal/secret/source/file"
 	"github.com/postern/postern/internal/secret/source/systemd"
+	"github.com/postern/postern/internal/secret/source/vault"
 	pkgcontrol "github.com/postern/postern/pkg/control"
 )
 
@@ -101,7 +103,7 @@ func sourcesOf(cfg *config.Config, dir string, log *slog.Logger) (map[string]sou
 	}
 	for i := range cfg.Secrets.Sources {
 		c := &cfg.Secrets.Sources[i]
-		made, err := sourceOf(c)
+		made, err := sourceOf(c, dir, log)
 		if err != nil {
 			return nil, fmt.Errorf("%s: source %s: %w", c.Pos, c.Name, err)
 		}
@@ -110,14 +112,38 @@ func sourcesOf(cfg *config.Config, dir string, log *slog.Logger) (map[string]sou
 	return out, nil
 }
 
-func sourceOf(c *config.Source) (source.Source, error) {
+func sourceOf(c *config.Source, dir string, log *slog.Logger) (source.Source, error) {
 	switch {
+	case c.Vault != nil:
+		return vaultSource(c.Vault, dir, log)
 	case c.Exec != nil:
 		return exec.New(exec.Options{Command: c.Exec.Command, Timeout: c.Exec.Timeout, Env: c.Exec.Env})
 	case c.AWS != nil:
 		return awsSource(c.AWS)
 	}
 	return nil, errors.New("it is of no kind")
+}
+
+func vaultSource(c *config.VaultSource, dir string, log *slog.Logger) (source.Source, error) {
+	o := vault.Options{Address: c.Address, Namespace: c.Namespace, CA: c.CA, ServerName: c.ServerName, Timeout: c.Timeout, Dir: dir, Log: log}
+	if strings.HasPrefix(c.Address, "/") {
+		o.Address = "unix://" + c.Address
+	}
+	switch a := c.Auth; a.Method {
+	case "token":
+		o.Auth = &vault.TokenFile{Path: a.TokenFile}
+	case "approle":
+		o.Auth = &vault.AppRole{Mount: a.Mount, RoleID: a.RoleID, SecretID: a.SecretIDFile, Wrapped: a.Wrapped}
+	case "jwt":
+		o.Auth = vault.JWT{Mount: a.Mount, Role: a.Role, Path: a.TokenFile}
+	case "kubernetes":
+		o.Auth = vault.Kubernetes{Mount: a.Mount, Role: a.Role, Path: a.TokenFile}
+	case "cert":
+		o.Auth = vault.Cert{Mount: a.Mount, Role: a.Role, File: a.Cert, Key: a.Key}
+	case "agent":
+		o.Auth = vault.Agent{}
+	}
+	return vault.New(o)
 }
 
 func awsSource(a *config.AWSSource) (source.Source, error) {

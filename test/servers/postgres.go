@@ -305,3 +305,9 @@ func (p *Postgres) Issue(name, base string, server bool) error {
 func writePEM(path, kind string, der []byte, mode os.FileMode) error {
 	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), mode)
 }
+
+// PSQL runs a statement by a connection string, as anybody would.
+func PSQL(conninfo, statement string) (string, error) {
+	out, err := exec.Command("psql", "-X", "-A", "-t", "-c", statement, conninfo).CombinedOutput()
+	return string(out), err
+}
