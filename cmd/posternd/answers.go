@@ -170,6 +170,7 @@ func (d *daemon) reloadNow() (pkgcontrol.Reloaded, error) {
 	}
 	d.people.use(provider)
 	ended := d.gateway.Reload(setup)
+	d.forgetSecrets(cfg)
 	d.names.follow(cfg)
 	d.cfgMu.Lock()
 	d.cfg = cfg

@@ -60,6 +60,7 @@ type daemon struct {
 	approvals *approval.Store
 	secrets   *source.Set
 	memory    *arena.Arena // that secrets are in
+	sources   map[string]madeSource
 	leases    *lease.Leases
 	runs      *runs
 	people    *people

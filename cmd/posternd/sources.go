@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -79,35 +80,59 @@ func openArena() (*arena.Arena, error) {
 
 // addSources makes the sources of a configuration those that are asked.
 func (d *daemon) addSources(cfg *config.Config) error {
-	made, err := sourcesOf(cfg, filepath.Dir(d.path), d.log)
+	made, err := sourcesOf(cfg, filepath.Dir(d.path), d.log, d.sources)
 	if err != nil {
 		return err
 	}
-	for name, s := range made {
+	d.sources = made
+	for name, m := range made {
 		o := source.Options{}
 		if at := slices.IndexFunc(cfg.Secrets.Sources, func(c config.Source) bool { return c.Name == name }); at >= 0 {
 			o = source.Options{Fresh: cfg.Secrets.Sources[at].Refresh, Stale: cfg.Secrets.Sources[at].Stale}
 		}
-		d.secrets.Add(name, s, o)
+		d.secrets.Add(name, m.source, o)
 		d.metrics.Source(name)
 	}
 	return nil
 }
 
-// sourcesOf makes the sources of a configuration, by name. It asks none.
-func sourcesOf(cfg *config.Config, dir string, log *slog.Logger) (map[string]source.Source, error) {
-	out := map[string]source.Source{
-		"file":    file.New(file.Options{Dir: dir, Identity: cfg.Secrets.File.Identity}),
-		"systemd": systemd.New(systemd.Options{}),
-		"env":     env.New(log),
+// forgetSecrets wipes what a configuration that is in force does not name.
+func (d *daemon) forgetSecrets(cfg *config.Config) {
+	refs := cfg.SecretRefs()
+	d.secrets.Retain(func(name string) bool { _, ok := d.sources[name]; return ok }, func(name string, ref source.Ref) bool {
+		return slices.ContainsFunc(refs, func(r *config.SecretRef) bool {
+			return r.Source == name && r.Path == ref.Path && r.Key == ref.Key
+		})
+	})
+}
+
+// madeSource is a source, and what it was made of.
+type madeSource struct {
+	source source.Source
+	of     config.Source
+}
+
+// sourcesOf makes the sources of a configuration, by name. It asks none. What is
+// configured as before is what there was: it has logged in, maybe by what can be
+// used once.
+func sourcesOf(cfg *config.Config, dir string, log *slog.Logger, before map[string]madeSource) (map[string]madeSource, error) {
+	out := map[string]madeSource{
+		"file":    {source: file.New(file.Options{Dir: dir, Identity: cfg.Secrets.File.Identity})},
+		"systemd": {source: systemd.New(systemd.Options{})},
+		"env":     {source: env.New(log)},
 	}
-	for i := range cfg.Secrets.Sources {
-		c := &cfg.Secrets.Sources[i]
-		made, err := sourceOf(c, dir, log)
-		if err != nil {
-			return nil, fmt.Errorf("%s: source %s: %w", c.Pos, c.Name, err)
+	for _, c := range cfg.Secrets.Sources {
+		at := c.Pos
+		c.Pos, c.Refresh, c.Stale = config.Pos{}, 0, 0
+		if b, ok := before[c.Name]; ok && reflect.DeepEqual(b.of, c) {
+			out[c.Name] = b
+			continue
 		}
-		out[c.Name] = made
+		made, err := sourceOf(&c, dir, log)
+		if err != nil {
+			return nil, fmt.Errorf("%s: source %s: %w", at, c.Name, err)
+		}
+		out[c.Name] = madeSource{made, c}
 	}
 	return out, nil
 }

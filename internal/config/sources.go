@@ -314,7 +314,7 @@ func (d *decoder) sourceNames(c *Config) {
 		all = append(all, name)
 	}
 	slices.Sort(all)
-	for _, r := range c.secretRefs() {
+	for _, r := range c.SecretRefs() {
 		if _, ok := known[r.Source]; !ok && r.Source != "" {
 			d.problem(r.Pos, Error, orElse(nearest(r.Source, all), "add it to secrets.sources"), "source %q is not known; known are: %s", clip(r.Source), strings.Join(all, ", "))
 		}
@@ -333,8 +333,8 @@ func (d *decoder) sourceNames(c *Config) {
 	}
 }
 
-// secretRefs are all secrets that the file names.
-func (c *Config) secretRefs() (out []*SecretRef) {
+// SecretRefs are all secrets that the file names.
+func (c *Config) SecretRefs() (out []*SecretRef) {
 	for i := range c.Targets {
 		out = append(out, c.Targets[i].SecretRefs()...)
 	}

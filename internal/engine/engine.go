@@ -120,6 +120,10 @@ type Intent struct {
 	Parameters map[string]string // start-up parameters that are decisions
 }
 
+// ErrCredential is what errors of Upstream.Conn match when it is the credential
+// that could not be had, which is no fault of the upstream's.
+var ErrCredential = errors.New("the credential cannot be fetched")
+
 // PurposeSession is the purpose of what logs in to the upstream.
 const PurposeSession = "session"
 

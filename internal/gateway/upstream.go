@@ -31,7 +31,7 @@ func (s *session) Conn(ctx context.Context) (*wire.Conn, engine.Login, error) {
 	}
 	if err != nil {
 		raw.Close()
-		return nil, engine.Login{}, &unreachable{"the credential cannot be fetched", err}
+		return nil, engine.Login{}, &unreachable{engine.ErrCredential.Error(), err}
 	}
 	login := engine.Login{
 		Credential: credential,
@@ -97,6 +97,12 @@ type unreachable struct {
 
 func (u *unreachable) Error() string { return u.text }
 func (u *unreachable) Unwrap() error { return u.cause }
+
+// Is tells a credential that could not be had from an upstream that cannot be
+// reached.
+func (u *unreachable) Is(target error) bool {
+	return target == engine.ErrCredential && u.text == engine.ErrCredential.Error()
+}
 
 // dial connects to the host that the agent meant, by the way that a connection
 // within another one came.

@@ -41,6 +41,8 @@ type PosternOptions struct {
 	// sqlparse and metrics, which are the installation's own.
 	Config string
 	Env    []string // of the daemon, for the source env
+	// Sources are secrets.sources, in one line of YAML; empty: none.
+	Sources string
 }
 
 // Postern is a running installation: guard, daemon and a policy root of its own.
@@ -132,8 +134,8 @@ func (p *Postern) Seal(name, plain string) error {
 // Configure writes the configuration; a running daemon is to be reloaded.
 func (p *Postern) Configure(config string) error {
 	own := fmt.Sprintf("root: %s\nstate_dir: %s\ncontrol: {socket: %s/run/control.sock}\nguard: {socket: %[3]s/run/guard.sock}\n"+
-		"metrics: {listen: %s}\nsqlparse: {path: %s}\nsecrets: {file: {identity: %[3]s/identity.txt}}\n",
-		p.Root, p.State, p.Dir, p.Metrics, filepath.Join(p.Build, "postern-sqlparse"))
+		"metrics: {listen: %s}\nsqlparse: {path: %s}\nsecrets: {file: {identity: %[3]s/identity.txt}, sources: [%[6]s]}\n",
+		p.Root, p.State, p.Dir, p.Metrics, filepath.Join(p.Build, "postern-sqlparse"), p.Sources)
 	return os.WriteFile(p.ConfigFile, []byte(own+config), 0o644)
 }
 

@@ -90,6 +90,9 @@ func unreachable(err error) *engine.Denial {
 		return d
 	}
 	reason := "the upstream cannot be reached"
+	if errors.Is(err, engine.ErrCredential) {
+		reason = engine.ErrCredential.Error()
+	}
 	var refusal *upstreamRefusal
 	if errors.As(err, &refusal) {
 		reason = fmt.Sprintf("the upstream refused the gateway's login (SQLSTATE %.5s)", refusal.code)

@@ -98,6 +98,31 @@ func (s *Set) Add(name string, src Source, o Options) {
 	s.sources[name] = entry{src, o}
 }
 
+// Retain forgets the sources and the secrets that are not wanted any more, and
+// wipes these. One that is being fetched right now is left for the next time.
+func (s *Set) Retain(sources func(name string) bool, wanted func(name string, ref Ref) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name := range s.sources {
+		if !sources(name) {
+			delete(s.sources, name)
+		}
+	}
+	for k, v := range s.values {
+		if wanted(k.name, k.ref) {
+			continue
+		}
+		select {
+		case v.busy <- struct{}{}:
+			v.secret.Wipe()
+			v.known = false
+			delete(s.values, k)
+			v.release()
+		default:
+		}
+	}
+}
+
 // Source returns the source that was added under a name.
 func (s *Set) Source(name string) (Source, error) {
 	s.mu.Lock()

@@ -252,3 +252,34 @@ func TestAskerLeaves(t *testing.T) {
 		gives(t, s, "one")
 	})
 }
+
+// TestRetain: what a configuration does not name any more is forgotten and wiped,
+// and asked for by nobody.
+func TestRetain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, other := &script{value: "one"}, &script{value: "other"}
+		s, _ := newSet(src)
+		s.Add("file", other, Options{})
+		gives(t, s, "one")
+		if _, err := s.Fetch(t.Context(), "file", ref); err != nil {
+			t.Fatal(err)
+		}
+		s.Retain(func(name string) bool { return name == "file" }, func(name string, _ Ref) bool { return name == "file" })
+		other.says("", errDown)
+		src.says("", errDown)
+		if err := s.Refresh(t.Context()); !errors.Is(err, errDown) || other.calls != 2 || src.calls != 1 {
+			t.Errorf("%v, asked %d and %d times", err, src.calls, other.calls)
+		}
+		if !bytes.Equal(src.given[0], make([]byte, 3)) {
+			t.Errorf("the value is still there: %q", src.given[0])
+		}
+		if known := s.Known(); len(known) != 1 || known[0].Source != "file" {
+			t.Errorf("%+v", known)
+		}
+		fails(t, s, ErrNoSource)
+		s.Retain(func(string) bool { return true }, func(string, Ref) bool { return true })
+		if len(s.Known()) != 1 {
+			t.Error("what is wanted was forgotten")
+		}
+	})
+}
