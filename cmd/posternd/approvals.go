@@ -30,11 +30,11 @@ func (d *daemon) asked(who []*engine.Identity, root bool) func(*approval.Approva
 	}
 }
 
-func (d *daemon) shownApprovals(by control.Peer) []pkgcontrol.Approval {
+func (d *daemon) shownApprovals(by control.Peer) ([]pkgcontrol.Approval, error) {
 	out := []pkgcontrol.Approval{}
 	who, err := d.people.approver(by)
 	if err != nil {
-		return out
+		return nil, err
 	}
 	asked := d.asked(who, by.UID == 0)
 	for _, a := range d.approvals.List() {
@@ -42,7 +42,7 @@ func (d *daemon) shownApprovals(by control.Peer) []pkgcontrol.Approval {
 			out = append(out, d.shown(a))
 		}
 	}
-	return out
+	return out, nil
 }
 
 func (d *daemon) watch(ctx context.Context, by control.Peer, f func(pkgcontrol.Approval) error) error {

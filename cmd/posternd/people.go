@@ -38,7 +38,12 @@ type people struct {
 
 // providerOf makes a provider of a configuration. It asks nobody.
 func providerOf(cfg *config.Config, d *daemon) (*oidc.Provider, error) {
-	var issuers []oidc.Issuer
+	return oidc.New(oidc.Options{
+		Issuers: issuersOf(cfg, d.secrets), StateDir: filepath.Join(cfg.StateDir, "identity"), Key: derived(d.builder.maskKey, "logins"), Log: d.log,
+	})
+}
+
+func issuersOf(cfg *config.Config, secrets *source.Set) (issuers []oidc.Issuer) {
 	for _, i := range cfg.Identity.Issuers {
 		out := oidc.Issuer{
 			Name: i.Name, URL: i.URL, ClientID: i.ClientID, Audiences: i.Audiences, Scopes: i.Scopes, Algorithms: i.Algorithms,
@@ -56,14 +61,12 @@ func providerOf(cfg *config.Config, d *daemon) (*oidc.Provider, error) {
 		}
 		if r := i.ClientSecret; r != nil {
 			out.ClientSecret = func(ctx context.Context) (secret.Secret, error) {
-				return d.secrets.Fetch(ctx, r.Source, source.Ref{Path: r.Path, Key: r.Key})
+				return secrets.Fetch(ctx, r.Source, source.Ref{Path: r.Path, Key: r.Key})
 			}
 		}
 		issuers = append(issuers, out)
 	}
-	return oidc.New(oidc.Options{
-		Issuers: issuers, StateDir: filepath.Join(cfg.StateDir, "identity"), Key: derived(d.builder.maskKey, "logins"), Log: d.log,
-	})
+	return issuers
 }
 
 func (p *people) use(provider *oidc.Provider) { p.provider.Store(provider) }

@@ -41,7 +41,7 @@ type Options struct {
 	Status    func() control.Status
 	Sessions  func() []control.Session
 	Activity  func() (control.Activity, error)
-	Approvals func(by Peer) []control.Approval
+	Approvals func(by Peer) ([]control.Approval, error)
 	Budgets   func() []control.Budget
 	Watch     func(ctx context.Context, by Peer, f func(control.Approval) error) error
 	Decide    func(id string, by Peer, approve bool, reason string) (control.Approval, error)
@@ -163,7 +163,8 @@ func (s *Server) activity(w http.ResponseWriter, _ *http.Request, _ Peer) {
 
 func (s *Server) approvals(w http.ResponseWriter, r *http.Request, p Peer) {
 	if r.URL.Query().Get("watch") == "" {
-		answer(w, s.Approvals(p))
+		list, err := s.Approvals(p)
+		told(w, list, err)
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")

@@ -89,7 +89,7 @@ func newDaemon(t *testing.T) *daemon {
 		},
 		Budgets:   func() []control.Budget { d.call("budgets"); return []control.Budget{{Name: "hourly"}} },
 		Sessions:  func() []control.Session { d.call("sessions"); return []control.Session{{ID: "s1"}} },
-		Approvals: func(Peer) []control.Approval { d.call("approvals"); return []control.Approval{{ID: "a1"}} },
+		Approvals: func(Peer) ([]control.Approval, error) { return []control.Approval{{ID: "a1"}}, d.call("approvals") },
 		Watch: func(ctx context.Context, _ Peer, f func(control.Approval) error) error {
 			d.call("watch")
 			return d.watch(ctx, f)

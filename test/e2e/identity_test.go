@@ -45,6 +45,7 @@ const identityPolicies = `policies:
       - {name: session, target: orders, verbs: [session], allow: true}
       - {name: read, target: orders, verbs: [select], allow: true}
       - {name: write, target: orders, verbs: [update], when: '"dba" in identity.groups', allow: true}
+      - {name: remove, target: orders, verbs: [delete], ask: {approvers: [dba], within: 1m}}
 `
 
 // provider is npm's, with the agents clerk and service configured by it.
@@ -63,9 +64,13 @@ func provider(t *testing.T) *servers.OIDC {
 var codeIn = regexp.MustCompile(`Open (\S+)`)
 
 // logIn logs root in as a user, by device flow, as a person does.
-func (w *world) logIn(t *testing.T, user string) string {
+func (w *world) logIn(t *testing.T, user string) string { return w.logInAs(t, user, 0) }
+
+// logInAs is the same for another user of the host.
+func (w *world) logInAs(t *testing.T, user string, uid uint32) string {
 	t.Helper()
 	cmd := w.postern.CLI("login", "corp")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 	told, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -420,4 +425,66 @@ END`
 	out, _ := cmd.CombinedOutput()
 	mustContain(t, string(out), "open before", "the identity of Alice (corp) expired at", "postern login", "open after")
 	mustContain(t, w.metrics(t), `postern_identity_tokens_total{result="accepted"}`)
+}
+
+// by runs the command line as another user of the host.
+func (w *world) by(uid uint32, args ...string) (string, error) {
+	cmd := w.postern.CLI(args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// TestApproversLogIn: a user of the host who is no root decides what asks the
+// roles of who they have logged in as; nobody decides about their own run, and
+// who is asked by nothing sees nothing.
+func TestApproversLogIn(t *testing.T) {
+	w := theWorld
+	provider(t)
+	defer w.cli(t, "logout", "corp")
+	const approver = uint32(personUID)
+	if out, err := w.by(approver, "approvals"); err == nil {
+		t.Errorf("somebody who has not logged in sees approvals: %s", out)
+	} else {
+		mustContain(t, out, "postern login")
+	}
+	defer w.by(approver, "logout", "corp") //nolint:errcheck // it may be logged out
+	planner := w.psqlSession(t, "planner", "orders")
+	ask := func(s *session, statement string) string {
+		t.Helper()
+		s.send(statement)
+		return s.asked()
+	}
+	// bob is no dba: he sees nothing, and decides nothing.
+	w.logInAs(t, "bob", approver)
+	id := ask(planner, wideDelete)
+	if out, err := w.by(approver, "approvals", "--json"); err != nil || strings.Contains(out, id) {
+		t.Errorf("bob sees %s, %v", out, err)
+	}
+	if out, err := w.by(approver, "approve", id, "--reason", "why not"); err == nil {
+		t.Errorf("bob approved: %s", out)
+	}
+	// alice is one.
+	w.logInAs(t, "alice", approver)
+	if out, err := w.by(approver, "approvals", "--json"); err != nil || !strings.Contains(out, id) {
+		t.Errorf("alice sees %s, %v", out, err)
+	}
+	if out, err := w.by(approver, "deny", id, "--reason", "not today"); err != nil {
+		t.Errorf("alice cannot decide: %s", out)
+	}
+	mustContain(t, planner.answer(), "denied by Alice (corp): not today")
+	// Of a run for herself she is not an approver, whatever uid she has.
+	w.logIn(t, "alice")
+	cmd := w.postern.RunIn("redirected", "clerk", []string{"--as", "login"}, "psql", "-X", "-A", "-t")
+	cmd.Env = append(cmd.Env, w.env("orders")...)
+	hers := startAgent(t, cmd)
+	defer hers.stop()
+	id = ask(hers, "DELETE FROM orders WHERE id = 999;")
+	out, err := w.by(approver, "approve", id, "--reason", "mine")
+	if err == nil {
+		t.Errorf("alice approved her own: %s", out)
+	}
+	mustContain(t, out, "it is your own request")
+	w.cli(t, "approve", id, "--reason", "somebody else")
+	mustContain(t, hers.answer(), "DELETE 0")
 }

@@ -172,12 +172,10 @@ func TestIssuedSurvivesNothing(t *testing.T) {
 	w.noneMade(t)
 }
 
-// TestVaultInTrouble: what the agent and the operator see of a vault that is
-// sealed, slow, restarted, or takes a permission or the token away.
-func TestVaultInTrouble(t *testing.T) {
+// vaultWorks waits until sessions that need the vault begin.
+func vaultWorks(t *testing.T) func() {
 	w := theWorld
-	v := issuing(t)
-	works := func() {
+	return func() {
 		t.Helper()
 		eventually(t, func() error {
 			for _, target := range []string{"made", "kept"} {
@@ -188,7 +186,12 @@ func TestVaultInTrouble(t *testing.T) {
 			return nil
 		})
 	}
-	fails := func(why string) {
+}
+
+// vaultFails looks at what the agent and the operator see when they do not.
+func vaultFails(t *testing.T, v *servers.VaultServer) func(why string) {
+	w := theWorld
+	return func(why string) {
 		t.Helper()
 		out, err := w.psql("planner", "made", "SELECT 1")
 		if err == nil {
@@ -205,6 +208,14 @@ func TestVaultInTrouble(t *testing.T) {
 		}
 		mustContain(t, string(test), "fetch the credential", why)
 	}
+}
+
+// TestVaultInTrouble: what the agent and the operator see of a vault that is
+// sealed, slow, restarted, or takes a permission or the token away.
+func TestVaultInTrouble(t *testing.T) {
+	w := theWorld
+	v := issuing(t)
+	works, fails := vaultWorks(t), vaultFails(t, v)
 	works()
 	mustContain(t, w.cli(t, "secret", "test", "made"), "it took the login")
 
@@ -230,20 +241,6 @@ func TestVaultInTrouble(t *testing.T) {
 	v.Unseal(t)
 	works()
 
-	v.Policy(t, "postern", `path "kv/*" { capabilities = ["read"] }`)
-	fails("the policy of the token does not allow")
-	v.Policy(t, "postern", vaultPolicy)
-	works()
-
-	token := filepath.Join(w.dir, "vault-token")
-	old, err := os.ReadFile(token)
-	if err != nil {
-		t.Fatal(err)
-	}
-	v.Put(t, "auth/token/revoke", map[string]any{"token": string(old)})
-	fails("not logged in")
-	renewToken(t, v)
-	works()
 	w.noneMade(t)
 }
 
@@ -273,4 +270,28 @@ func TestRotationIsNotNoticed(t *testing.T) {
 		t.Errorf("the agent heard of the rotation after %s: %s", time.Since(began), out)
 	}
 	mustContain(t, out, "unnoticed")
+}
+
+// TestVaultTakesAway: what is seen when the vault takes a permission or the token
+// away, and that what comes back is used.
+func TestVaultTakesAway(t *testing.T) {
+	w := theWorld
+	v := issuing(t)
+	works, fails := vaultWorks(t), vaultFails(t, v)
+	works()
+	v.Policy(t, "postern", `path "kv/*" { capabilities = ["read"] }`)
+	fails("the policy of the token does not allow")
+	v.Policy(t, "postern", vaultPolicy)
+	works()
+
+	token := filepath.Join(w.dir, "vault-token")
+	old, err := os.ReadFile(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.Put(t, "auth/token/revoke", map[string]any{"token": string(old)})
+	fails("not logged in")
+	renewToken(t, v)
+	works()
+	w.noneMade(t)
 }
