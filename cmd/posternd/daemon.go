@@ -60,7 +60,6 @@ type daemon struct {
 	approvals *approval.Store
 	secrets   *source.Set
 	memory    *arena.Arena // that secrets are in
-	sources   map[string]madeSource
 	leases    *lease.Leases
 	runs      *runs
 	people    *people
@@ -77,7 +76,8 @@ type daemon struct {
 
 	reloading sync.Mutex
 	cfgMu     sync.Mutex
-	cfg       *config.Config // in force, under cfgMu
+	cfg       *config.Config        // in force, under cfgMu
+	sources   map[string]madeSource // the same
 }
 
 // serve starts the parts in order, waits for ctx or for one of them to fail,

@@ -80,11 +80,13 @@ func openArena() (*arena.Arena, error) {
 
 // addSources makes the sources of a configuration those that are asked.
 func (d *daemon) addSources(cfg *config.Config) error {
-	made, err := sourcesOf(cfg, filepath.Dir(d.path), d.log, d.sources)
+	made, err := sourcesOf(cfg, filepath.Dir(d.path), d.log, d.madeSources())
 	if err != nil {
 		return err
 	}
+	d.cfgMu.Lock()
 	d.sources = made
+	d.cfgMu.Unlock()
 	for name, m := range made {
 		o := source.Options{}
 		if at := slices.IndexFunc(cfg.Secrets.Sources, func(c config.Source) bool { return c.Name == name }); at >= 0 {
@@ -96,10 +98,18 @@ func (d *daemon) addSources(cfg *config.Config) error {
 	return nil
 }
 
+// madeSources are those of the configuration in force.
+func (d *daemon) madeSources() map[string]madeSource {
+	d.cfgMu.Lock()
+	defer d.cfgMu.Unlock()
+	return d.sources
+}
+
 // forgetSecrets wipes what a configuration that is in force does not name.
 func (d *daemon) forgetSecrets(cfg *config.Config) {
 	refs := cfg.SecretRefs()
-	d.secrets.Retain(func(name string) bool { _, ok := d.sources[name]; return ok }, func(name string, ref source.Ref) bool {
+	made := d.madeSources()
+	d.secrets.Retain(func(name string) bool { _, ok := made[name]; return ok }, func(name string, ref source.Ref) bool {
 		return slices.ContainsFunc(refs, func(r *config.SecretRef) bool {
 			return r.Source == name && r.Path == ref.Path && r.Key == ref.Key
 		})
@@ -228,6 +238,11 @@ func (d *daemon) shownSecrets() pkgcontrol.Secrets {
 // leaseUse counts leases for metrics.
 func (d *daemon) leaseUse() map[string]metrics.LeaseUse {
 	out := map[string]metrics.LeaseUse{}
+	for name, m := range d.madeSources() {
+		if _, ok := m.source.(source.Issuer); ok {
+			out[name] = metrics.LeaseUse{}
+		}
+	}
 	for _, e := range d.leases.List() {
 		u := out[e.Source]
 		u.Out++
