@@ -17,9 +17,11 @@ import (
 	"github.com/postern/postern/internal/secret/lease"
 	"github.com/postern/postern/internal/secret/source"
 	"github.com/postern/postern/internal/secret/source/aws"
+	"github.com/postern/postern/internal/secret/source/azure"
 	"github.com/postern/postern/internal/secret/source/env"
 	"github.com/postern/postern/internal/secret/source/exec"
 	"github.com/postern/postern/internal/secret/source/file"
+	"github.com/postern/postern/internal/secret/source/gcp"
 	"github.com/postern/postern/internal/secret/source/systemd"
 	"github.com/postern/postern/internal/secret/source/vault"
 	pkgcontrol "github.com/postern/postern/pkg/control"
@@ -155,6 +157,10 @@ func sourceOf(c *config.Source, dir string, log *slog.Logger) (source.Source, er
 		return exec.New(exec.Options{Command: c.Exec.Command, Timeout: c.Exec.Timeout, Env: c.Exec.Env})
 	case c.AWS != nil:
 		return awsSource(c.AWS)
+	case c.GCP != nil:
+		return gcpSource(c.GCP)
+	case c.Azure != nil:
+		return azureSource(c.Azure)
 	}
 	return nil, errors.New("it is of no kind")
 }
@@ -189,6 +195,25 @@ func awsSource(a *config.AWSSource) (source.Source, error) {
 	return aws.New(context.Background(), aws.Options{
 		Service: aws.Service(a.Service), Region: a.Region, Profile: a.Profile, Role: a.Role, External: a.ExternalID,
 		WebIdentity: a.WebIdentity, Metadata: a.Metadata, Endpoint: a.Endpoint, Roots: roots,
+	})
+}
+
+func gcpSource(g *config.GCPSource) (source.Source, error) {
+	roots, err := pool(g.CA)
+	if err != nil {
+		return nil, err
+	}
+	return gcp.New(gcp.Options{Project: g.Project, Credentials: g.Credentials, Metadata: g.Metadata, Endpoint: g.Endpoint, Roots: roots})
+}
+
+func azureSource(a *config.AzureSource) (source.Source, error) {
+	roots, err := pool(a.CA)
+	if err != nil {
+		return nil, err
+	}
+	return azure.New(azure.Options{
+		Vault: a.Vault, Tenant: a.Tenant, ClientID: a.ClientID, SecretFile: a.Secret, CertificateFile: a.Certificate, TokenFile: a.Token,
+		Managed: a.Managed, Authority: a.Authority, Roots: roots,
 	})
 }
 

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"net"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -35,6 +37,8 @@ type Source struct {
 	Vault *VaultSource `yaml:"vault,omitempty"`
 	Exec  *ExecSource  `yaml:"exec,omitempty"`
 	AWS   *AWSSource   `yaml:"aws,omitempty"`
+	GCP   *GCPSource   `yaml:"gcp,omitempty"`
+	Azure *AzureSource `yaml:"azure,omitempty"`
 }
 
 // VaultSource is a server of OpenBao or HashiCorp Vault.
@@ -80,6 +84,29 @@ type AWSSource struct {
 	CA          string `yaml:"ca,omitempty"`
 }
 
+// GCPSource is Google Cloud's Secret Manager.
+type GCPSource struct {
+	Project     string `yaml:"project,omitempty"`
+	Credentials string `yaml:"credentials_file,omitempty"`
+	Metadata    bool   `yaml:"metadata,omitempty"` // credentials of the instance
+	Endpoint    string `yaml:"endpoint,omitempty"`
+	CA          string `yaml:"ca,omitempty"`
+}
+
+// AzureSource is a Key Vault, and how the daemon logs in there: by one of the
+// files or by the host's managed identity.
+type AzureSource struct {
+	Vault       string `yaml:"vault"`
+	Tenant      string `yaml:"tenant,omitempty"`
+	ClientID    string `yaml:"client_id,omitempty"`
+	Secret      string `yaml:"client_secret_file,omitempty"`
+	Certificate string `yaml:"certificate_file,omitempty"`
+	Token       string `yaml:"federated_token_file,omitempty"`
+	Managed     bool   `yaml:"managed,omitempty"`
+	Authority   string `yaml:"authority,omitempty"`
+	CA          string `yaml:"ca,omitempty"`
+}
+
 // Issue is a credential that is made for a run or a session, and revoked after.
 type Issue struct {
 	Pos        Pos           `yaml:"-"`
@@ -115,9 +142,11 @@ func (d *decoder) source(n *yaml.Node) Source {
 		"vault":   kind(d.vault(&s.Vault)),
 		"exec":    kind(d.exec(&s.Exec)),
 		"aws":     kind(d.aws(&s.AWS)),
+		"gcp":     kind(d.gcp(&s.GCP)),
+		"azure":   kind(d.azure(&s.Azure)),
 	}, "name")
 	if kinds != 1 {
-		d.problem(s.Pos, Error, "write one of vault:, exec: and aws:", "source %q is of %d kinds", s.Name, kinds)
+		d.problem(s.Pos, Error, "write one of vault:, exec:, aws:, gcp: and azure:", "source %q is of %d kinds", s.Name, kinds)
 	}
 	if slices.Contains(builtInSources, s.Name) {
 		d.problem(s.Pos, Error, "rename it", "the source %q is built in", s.Name)
@@ -236,6 +265,79 @@ func (d *decoder) aws(to **AWSSource) reader {
 		}
 		*to = a
 	}
+}
+
+func (d *decoder) gcp(to **GCPSource) reader {
+	return func(n *yaml.Node) {
+		g := &GCPSource{}
+		d.mapping(n, "gcp", map[string]reader{
+			"project":          d.str(&g.Project, "project", nil),
+			"credentials_file": d.str(&g.Credentials, "credentials_file", isPath),
+			"metadata":         d.boolean(&g.Metadata, "metadata"),
+			"endpoint":         d.str(&g.Endpoint, "endpoint", isSecureURL),
+			"ca":               d.str(&g.CA, "ca", isPath),
+		})
+		if g.Credentials == "" && !g.Metadata {
+			d.wrong(n, "add credentials_file, or metadata: true", "nothing says how gcp is logged in to")
+		}
+		*to = g
+	}
+}
+
+func (d *decoder) azure(to **AzureSource) reader {
+	return func(n *yaml.Node) {
+		a := &AzureSource{}
+		d.mapping(n, "azure", map[string]reader{
+			"vault":                d.str(&a.Vault, "vault", isKeyVault),
+			"tenant":               d.str(&a.Tenant, "tenant", nil),
+			"client_id":            d.str(&a.ClientID, "client_id", nil),
+			"client_secret_file":   d.str(&a.Secret, "client_secret_file", isPath),
+			"certificate_file":     d.str(&a.Certificate, "certificate_file", isPath),
+			"federated_token_file": d.str(&a.Token, "federated_token_file", isPath),
+			"managed":              d.boolean(&a.Managed, "managed"),
+			"authority":            d.str(&a.Authority, "authority", isHTTPS),
+			"ca":                   d.str(&a.CA, "ca", isPath),
+		}, "vault")
+		d.azureLogin(n, a)
+		*to = a
+	}
+}
+
+func (d *decoder) azureLogin(n *yaml.Node, a *AzureSource) {
+	ways := 0
+	for _, set := range []bool{a.Secret != "", a.Certificate != "", a.Token != "", a.Managed} {
+		if set {
+			ways++
+		}
+	}
+	switch {
+	case ways != 1:
+		d.wrong(n, "write one of client_secret_file, certificate_file, federated_token_file and managed: true", "azure has %d ways to log in", ways)
+	case !a.Managed && (a.Tenant == "" || a.ClientID == ""):
+		d.wrong(n, "add tenant and client_id", "a login to azure by a file is of a tenant and a client id")
+	case a.Managed && (a.Tenant != "" || a.Authority != ""):
+		d.wrong(n, "remove tenant and authority", "a managed identity has its tenant and its authority")
+	}
+}
+
+// isHTTPS is for what no exception is made for on loopback.
+func isHTTPS(s string) (message, help string) {
+	if message, help = isSecureURL(s); message == "" && !strings.HasPrefix(s, "https://") {
+		return "is not secure", "begin it with https://"
+	}
+	return message, help
+}
+
+// isKeyVault is for a vault's URL: what a token is good for follows from its name.
+func isKeyVault(s string) (message, help string) {
+	if message, help = isHTTPS(s); message != "" {
+		return message, help
+	}
+	u, err := url.Parse(s)
+	if err != nil || strings.Trim(u.Path, "/") != "" || net.ParseIP(u.Hostname()) != nil || strings.Count(u.Hostname(), ".") < 2 {
+		return "is not a vault's", "write it as https://x.vault.azure.net"
+	}
+	return "", ""
 }
 
 func (d *decoder) issue(to **Issue) reader {
