@@ -53,7 +53,7 @@ type VaultOptions struct {
 // Vault starts a server for one test, which fails when the program is missing.
 func Vault(t testing.TB, o VaultOptions) *VaultServer {
 	t.Helper()
-	v, err := startVault(t.TempDir(), o)
+	v, err := StartVault(t.TempDir(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,8 @@ func vaultBinary() (string, error) {
 	return "", errors.New("the test does not run inside of the tree")
 }
 
-func startVault(dir string, o VaultOptions) (*VaultServer, error) {
+// StartVault starts a server. The caller stops it.
+func StartVault(dir string, o VaultOptions) (*VaultServer, error) {
 	binary, err := vaultBinary()
 	if err != nil {
 		return nil, err

@@ -27,6 +27,11 @@ func (w *world) work() {
 	w.session(ctx, "planner", "orders", time.Second, "UPDATE orders SET state = 'old' WHERE customer = 1;")
 	w.session(ctx, "coder", "reports", 3*time.Second, "DELETE FROM orders WHERE state = 'old' AND customer = 9;")
 	w.session(ctx, "reader", "orders", 400*time.Millisecond, "SELECT id FROM orders WHERE id < 30;", "SELECT * FROM customers;")
+	w.session(ctx, "planner", "made", time.Second, "SELECT count(*) FROM orders;")
+	w.every(ctx, 3*time.Second, func() { // a run that may read one target
+		cmd := w.postern.RunIn("redirected", "batch", []string{"--allow", "orders:select"}, "sleep", "2")
+		w.must(ctx, cmd)
+	})
 	w.every(ctx, 2*time.Second, func() { w.tool(ctx, "exporter", "SELECT * FROM orders;", "orders") })
 	w.every(ctx, 5*time.Second, func() { w.tool(ctx, "coder", "SELECT 1;", "dead") })
 	w.every(ctx, 6*time.Second, func() { w.tool(ctx, "coder", "SELECT 1;", "locked") })

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -55,6 +56,7 @@ type world struct {
 	outside    *outside.Outside
 	names      *servers.Names
 	pg         *servers.Postgres
+	vault      *servers.VaultServer
 	postern    *servers.Postern
 	processes  []*exec.Cmd
 	prometheus api
@@ -115,6 +117,13 @@ targets:
     tls: {verify: full, ca: %[3]s, server_name: orders-db.internal}
     placeholder: {user: app, database: orders, password: ` + placeholder + `}
     credential: {user: orders_rw, database: shop, password: {source: file, path: secrets.age, key: old}}
+  - name: made
+    protocol: postgres
+    hosts: [made-db.internal:5432]
+    dial: 127.0.0.1:%[2]d
+    tls: {verify: full, ca: %[3]s, server_name: orders-db.internal}
+    placeholder: {user: app, password: ` + placeholder + `}
+    credential: {database: shop, issue: {source: vault, engine: database, role: rw, per: run}}
   - name: shards
     protocol: postgres
     hosts: ["*.real.internal:5432"]
@@ -176,6 +185,9 @@ func newWorld() (w *world, err error) {
 	if err != nil {
 		return w, err
 	}
+	if err := w.issue(); err != nil {
+		return w, err
+	}
 	w.postern.Config = fmt.Sprintf(configuration, w.postern.Root, w.pg.Port, w.pg.CA)
 	if err := errors.Join(w.postern.Seal("secrets.age", "password: "+realPassword+"\nold: no-longer-the-one\n"), w.postern.Start()); err != nil {
 		return w, err
@@ -190,6 +202,35 @@ func newWorld() (w *world, err error) {
 	}
 	time.Sleep(span) // there is nothing to wait for but that time passes
 	return w, w.failed()
+}
+
+// issue starts a vault that makes accounts in the database, which live so short
+// that they are renewed while anybody looks.
+func (w *world) issue() (err error) {
+	if w.vault, err = servers.StartVault(w.dir, servers.VaultOptions{}); err != nil {
+		return err
+	}
+	for _, q := range []struct {
+		path string
+		body map[string]any
+	}{
+		{"sys/mounts/database", map[string]any{"type": "database"}},
+		{"database/config/shop", map[string]any{
+			"plugin_name": "postgresql-database-plugin", "allowed_roles": "*", "username": "postgres", "password": "canary-superuser",
+			"connection_url": fmt.Sprintf("postgresql://{{username}}:{{password}}@127.0.0.1:%d/shop?sslmode=require", w.pg.Port),
+		}},
+		{"database/roles/rw", map[string]any{
+			"db_name": "shop", "default_ttl": "15s", "max_ttl": "1h", "revocation_statements": []string{`DROP ROLE IF EXISTS "{{name}}"`},
+			"creation_statements": []string{`CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}'; GRANT orders_rw TO "{{name}}"`},
+		}},
+	} {
+		if _, err := w.vault.Do(http.MethodPost, q.path, q.body); err != nil {
+			return err
+		}
+	}
+	token := filepath.Join(w.dir, "vault-token")
+	w.postern.Sources = fmt.Sprintf("{name: vault, vault: {address: %q, auth: {method: token, token_file: %s}}}", w.vault.Address, token)
+	return errors.Join(os.WriteFile(token, []byte(w.vault.RootToken), 0o640), os.Chown(token, 0, servers.DaemonUID))
 }
 
 // start has a process run until the end of the world, with its output in a file.
@@ -234,6 +275,9 @@ func (w *world) Close() error {
 	}
 	if w.postern != nil {
 		errs = append(errs, w.postern.Stop())
+	}
+	if w.vault != nil {
+		w.vault.Stop()
 	}
 	if w.pg != nil {
 		w.pg.Stop()
