@@ -77,6 +77,9 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/token":
 		c.give(w, r.ParseForm() == nil && r.PostForm.Get("grant_type") == "urn:ietf:params:oauth:grant-type:jwt-bearer" && c.asserted(r.PostForm.Get("assertion")))
 		return
+	case "/impersonate":
+		c.impersonate(w, r)
+		return
 	case "/sts":
 		c.give(w, r.ParseForm() == nil && r.PostForm.Get("grant_type") == "urn:ietf:params:oauth:grant-type:token-exchange" &&
 			r.PostForm.Get("audience") == audience && r.PostForm.Get("subject_token") == subject && r.PostForm.Get("scope") == scope)
@@ -114,6 +117,20 @@ func (c *cloud) give(w http.ResponseWriter, proved bool) {
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(map[string]any{"access_token": token, "token_type": "Bearer", "expires_in": 3600})
 	}
+}
+
+// impersonate gives a token of an account for one that was exchanged.
+func (c *cloud) impersonate(w http.ResponseWriter, r *http.Request) {
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	at := slices.Index(c.tokens, token)
+	if !ok || at < 0 {
+		fail(w, http.StatusUnauthorized, "UNAUTHENTICATED")
+		return
+	}
+	c.logins++
+	c.tokens[at] = rand.Text()
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(map[string]any{"accessToken": c.tokens[at], "expireTime": time.Now().Add(time.Hour).Format(time.RFC3339)})
 }
 
 // asserted verifies the JWT that an account logs in with.

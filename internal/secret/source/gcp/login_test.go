@@ -2,6 +2,7 @@ package gcp
 
 import (
 	"encoding/json"
+	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -94,6 +95,35 @@ func TestCredentialsFile(t *testing.T) {
 	}
 	got, _, err := s.Fetch(t.Context(), source.Ref{Path: "x"})
 	sourcetest.Fails(t, got, err, source.ErrNotFound)
+}
+
+// A federation's token may come from an URL where metadata is allowed, and be
+// exchanged once more for a service account's; neither takes what is not proved.
+func TestFederation(t *testing.T) {
+	c, server := newCloud(t)
+	c.put(t, "x", sourcetest.Canary)
+	for token, want := range map[string]error{subject: nil, sourcetest.Canary: source.ErrPermission} {
+		local := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Metadata") == "yes" {
+				io.WriteString(w, token)
+			}
+		}))
+		defer local.Close()
+		file := federated(t, server.URL, "")
+		file["credential_source"] = map[string]any{"url": local.URL, "headers": map[string]string{"Metadata": "yes"}}
+		file["service_account_impersonation_url"] = server.URL + "/impersonate"
+		s, err := New(Options{Project: "p", Credentials: write(t, file), Metadata: true, Endpoint: server.URL, Roots: server.Roots})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, _, err := s.Fetch(t.Context(), source.Ref{Path: "x"})
+		if want != nil {
+			sourcetest.Fails(t, got, err, want)
+		} else if err != nil || string(got.Reveal()) != sourcetest.Canary || c.logins != 2 || len(c.tokens) != 1 {
+			t.Errorf("%d logins, %v", c.logins, err)
+		}
+		c.logins, c.tokens = 0, nil
+	}
 }
 
 // One login serves until its token ends or is taken back, and the file is read
