@@ -16,6 +16,7 @@ import (
 	"github.com/postern/postern/internal/identity"
 	"github.com/postern/postern/internal/redirect"
 	"github.com/postern/postern/internal/sandbox"
+	"github.com/postern/postern/pkg/control"
 )
 
 // diagnosis is what `postern doctor --json` prints; docs/doctor.md has it to the
@@ -210,12 +211,24 @@ func (c *cli) examineInstallation(ctx context.Context, d *diagnosis, cfg *config
 	}
 	s, err := c.daemon().Status(ctx)
 	d.require("daemon", "posternd answers", err, s.Version, "start posternd: systemctl start posternd")
+	if err == nil {
+		d.secrets(s.Secrets)
+	}
 	for _, a := range s.Agents {
 		if a.Mode == "observe" {
 			d.require("observed."+a.Name, "agent "+a.Name+" is enforced",
 				errors.New("it is observed until "+a.Until.Format(time.RFC3339)), "", "remove mode: observe when you have seen enough")
 		}
 	}
+}
+
+// secrets says how the daemon keeps them in memory.
+func (d *diagnosis) secrets(c control.Check) {
+	var err error
+	if !c.OK {
+		err = errors.New(c.Detail)
+	}
+	d.option("secrets.memory", "secrets in memory are hidden from root too", err, c.Detail, "who is root reads them in the daemon's memory", c.Help)
 }
 
 // attached compares by id what holds the policy root.

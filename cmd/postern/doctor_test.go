@@ -13,6 +13,7 @@ import (
 	"github.com/postern/postern/internal/config"
 	"github.com/postern/postern/internal/guard"
 	"github.com/postern/postern/internal/redirect"
+	"github.com/postern/postern/pkg/control"
 )
 
 // TestOnlyWhatIsRequiredFails: a host that lacks something optional is fine, and
@@ -154,5 +155,19 @@ func TestDiagnosisIsStable(t *testing.T) {
 		if !strings.Contains(string(page), "`"+field+"`") {
 			t.Errorf("docs/doctor.md does not have the field %s", field)
 		}
+	}
+}
+
+// TestSecretsInMemory: memory that is protected less is told, with what it costs,
+// and is no failure.
+func TestSecretsInMemory(t *testing.T) {
+	d := &diagnosis{OK: true}
+	d.secrets(control.Check{OK: true, Detail: "memfd_secret"})
+	d.secrets(control.Check{Detail: "mlock: no memfd_secret", Help: "a newer kernel"})
+	if !d.OK || d.Checks[0].State != stateOK || d.Checks[0].Detail != "memfd_secret" {
+		t.Errorf("%+v", d)
+	}
+	if c := d.Checks[1]; c.State != stateMissing || c.Required || c.Costs == "" || c.Help != "a newer kernel" || !strings.Contains(c.Detail, "no memfd_secret") {
+		t.Errorf("%+v", c)
 	}
 }

@@ -109,7 +109,7 @@ func (d *daemon) status() pkgcontrol.Status {
 		Version: version.String(), Started: d.started, Config: d.path, Generation: d.gateway.Setup().Generation + 1,
 		Recordings: filepath.Join(cfg.StateDir, "recordings"), Root: cfg.Root, Metrics: cfg.Metrics.Listen,
 		Sessions: len(running), Pending: pending,
-		Agents: []pkgcontrol.Agent{}, Targets: []pkgcontrol.Target{}, Kernel: d.attached.checks(),
+		Agents: []pkgcontrol.Agent{}, Targets: []pkgcontrol.Target{}, Kernel: d.attached.checks(), Secrets: d.memoryCheck(),
 	}
 	for i := range cfg.Agents {
 		a := &cfg.Agents[i]

@@ -61,6 +61,22 @@ func (d *daemon) openSecrets(cfg *config.Config) (err error) {
 	return err
 }
 
+// memoryCheck says how secrets that are kept lie in memory, and why not better.
+func (d *daemon) memoryCheck() pkgcontrol.Check {
+	kind, why := d.memory.Kind()
+	c := pkgcontrol.Check{Name: "secrets in memory", OK: kind == arena.Hidden, Detail: kind.String()}
+	if why != nil {
+		c.Detail += ": " + why.Error()
+	}
+	switch kind {
+	case arena.Locked:
+		c.Help = "memfd_secret takes Linux 5.14, and before 6.5 secretmem.enable=1 on the kernel's command line"
+	case arena.Undumped:
+		c.Help = "raise LimitMEMLOCK= of posternd.service"
+	}
+	return c
+}
+
 // openArena takes less where the memory that may be locked does not suffice.
 func openArena() (*arena.Arena, error) {
 	a, err := arena.New(arenaSize)

@@ -43,6 +43,7 @@ type Status struct {
 	Agents     []Agent   `json:"agents"`
 	Targets    []Target  `json:"targets"`
 	Kernel     []Check   `json:"kernel"`
+	Secrets    Check     `json:"secrets"` // how those that are kept lie in memory
 	Sessions   int       `json:"sessions"`
 	Pending    int       `json:"pending_approvals"`
 }
