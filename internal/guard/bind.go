@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -134,8 +135,12 @@ func unseen(token string, box *sandbox.Box) error {
 	if token == "" || box == nil {
 		return nil
 	}
+	places := []string{token}
+	if real, err := filepath.EvalSymlinks(token); err == nil {
+		places = append(places, real)
+	}
 	for _, b := range box.Binds {
-		if sandbox.Inside(token, b.Path) {
+		if slices.ContainsFunc(places, func(at string) bool { return sandbox.Inside(at, b.Path) }) {
 			return fmt.Errorf("the run would see its own token: %s lies in %s, which it sees", token, b.Path)
 		}
 	}

@@ -213,7 +213,11 @@ func (c Client) Run(ctx context.Context, run Run, stdio [3]*os.File, signals <-c
 	for _, f := range stdio {
 		f.Fd() // makes what Go opened block, as commands expect of what they are given
 	}
-	if err := writeFrame(conn, request{Op: opRun, Run: &run}, stdio[:]...); err != nil {
+	op := opRun
+	if run.Ticket != "" {
+		op = opRunFor
+	}
+	if err := writeFrame(conn, request{Op: op, Run: &run}, stdio[:]...); err != nil {
 		return Exit{}, fmt.Errorf("ask the guard: %w", err)
 	}
 	done := make(chan struct{})

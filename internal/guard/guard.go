@@ -159,7 +159,7 @@ func (s *Server) answer(ctx context.Context, conn *net.UnixConn, peer *identity.
 	}
 	trusted := peer.UID == 0 || peer.UID == s.Daemon
 	switch {
-	case q.Op == opRun && q.Run != nil:
+	case (q.Op == opRun || q.Op == opRunFor) && q.Run != nil:
 		return s.run(ctx, conn, peer, q.Run, files)
 	case !trusted:
 		return errors.New("this takes root, or the daemon's own user")

@@ -20,16 +20,17 @@ import (
 // bytes (big-endian) and that much JSON. Descriptors travel with the first byte.
 
 const (
-	opMaps   = "maps"   // the pinned maps; for the daemon
-	opStatus = "status" // what is attached
-	opCgroup = "cgroup" // make a policy cgroup
-	opAttend = "attend" // the daemon's life line, on which it is told of listeners
-	opListen = "listen" // open an agent's listener
-	opKeep   = "keep"   // keep a listener that the daemon has
-	opGlass  = "glass"  // let agents past the gateway for a while; for root
-	opNamed  = "named"  // the container that a cgroup is of
-	opRun    = "run"    // launch an agent
-	opBound  = "bound"  // for whom a run is that the daemon was told of
+	opMaps   = "maps"    // the pinned maps; for the daemon
+	opStatus = "status"  // what is attached
+	opCgroup = "cgroup"  // make a policy cgroup
+	opAttend = "attend"  // the daemon's life line, on which it is told of listeners
+	opListen = "listen"  // open an agent's listener
+	opKeep   = "keep"    // keep a listener that the daemon has
+	opGlass  = "glass"   // let agents past the gateway for a while; for root
+	opNamed  = "named"   // the container that a cgroup is of
+	opRun    = "run"     // launch an agent
+	opRunFor = "run-for" // the same, for somebody or narrowed: a guard that does not know that refuses
+	opBound  = "bound"   // for whom a run is that the daemon was told of
 
 	// maxRequest is room for the arguments and environment that Linux lets a
 	// process have on a default stack.
