@@ -488,3 +488,40 @@ func TestApproversLogIn(t *testing.T) {
 	w.cli(t, "approve", id, "--reason", "somebody else")
 	mustContain(t, hers.answer(), "DELETE 0")
 }
+
+// TestProviderRotatesItsKeys: a provider that comes back with another key is
+// believed when its keys may be asked for again, which is after a minute; until
+// then the operator reads why its tokens do not count.
+func TestProviderRotatesItsKeys(t *testing.T) {
+	w := theWorld
+	op := provider(t)
+	file := filepath.Join(w.dir, "rotated-token")
+	try := func() (string, error) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(idToken(t, op, "alice")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return w.as("clerk", []string{"--as", "token-file=" + file}, "SELECT 'in'")
+	}
+	if out, err := try(); err != nil {
+		t.Fatal(out)
+	}
+	op.Stop()
+	if err := op.Start(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := try()
+	if err == nil {
+		t.Error("keys were asked for twice within a minute")
+	}
+	mustContain(t, out, "issuer corp", "signature")
+	for range 40 {
+		if out, err = try(); err == nil {
+			break
+		}
+		time.Sleep(2 * time.Second)
+	}
+	if err != nil {
+		t.Errorf("the new key is not believed: %s", out)
+	}
+}
