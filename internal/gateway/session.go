@@ -108,6 +108,7 @@ func (s *session) end() {
 	if err := s.log.Close(record.End{Error: text, Up: uint64(in), Down: uint64(out)}); err != nil {
 		s.gateway.Log.Error("close the recording", "session", s.flow.Session, "error", err)
 	}
+	s.used.Wipe() // it is this session's own copy
 	s.gateway.leave(s)
 	if s.gateway.Ended != nil {
 		s.gateway.Ended(&s.flow)

@@ -35,6 +35,7 @@ func (g *Gateway) TryLogin(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("fetch the credential: %w", err)
 	}
+	defer credential.Wipe()
 	_, raw, err := g.dial(ctx, t, t.Hosts[named])
 	if err != nil {
 		return fmt.Errorf("reach the target: %w", err)

@@ -48,6 +48,7 @@ func (s *session) Conn(ctx context.Context) (*wire.Conn, engine.Login, error) {
 	if login.TLS != nil && credential.Certificate != nil {
 		login.TLS.Certificates = append(login.TLS.Certificates, *credential.Certificate)
 	}
+	s.used.Wipe()
 	s.used = credential
 	s.gate.know(credential)
 	s.gateway.Metrics.credential(s)
@@ -82,6 +83,7 @@ func (s *session) Refused(ctx context.Context) bool {
 	}
 	// What counts is what this session has used, which others may have seen change.
 	changed := err == nil && !now.Same(s.used)
+	now.Wipe()
 	s.gateway.Metrics.refetched(s, changed)
 	s.gateway.Log.Warn("the upstream refused the credential, and its source was asked again", "session", s.flow.Session,
 		"agent", s.flow.Agent, "target", s.target.Name, "changed", changed, "error", err)

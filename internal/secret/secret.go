@@ -103,6 +103,13 @@ func (c Credential) Same(o Credential) bool {
 		bytes.Equal(certificate(c), certificate(o))
 }
 
+// Wipe overwrites what is secret in it. Every copy of it is empty-handed after.
+func (c Credential) Wipe() {
+	for _, s := range []Secret{c.Password, c.SSH.Key, c.SSH.Passphrase, c.SSH.Authority} {
+		s.Wipe()
+	}
+}
+
 // SSH is what a login by SSH proves itself with besides a password.
 type SSH struct {
 	Key        Secret        // a private key, in OpenSSH's format or PEM
