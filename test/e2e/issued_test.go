@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -292,6 +293,28 @@ func TestVaultTakesAway(t *testing.T) {
 	v.Put(t, "auth/token/revoke", map[string]any{"token": string(old)})
 	fails("not logged in")
 	renewToken(t, v)
+	works()
+
+	// One that accepts and says nothing is as good as none, when its time is over.
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	address := func(from, to string) {
+		t.Helper()
+		text, err := os.ReadFile(w.postern.ConfigFile)
+		if err == nil {
+			err = os.WriteFile(w.postern.ConfigFile, []byte(strings.Replace(string(text), from, to, 1)), 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.cli(t, "reload")
+	}
+	address(v.Address, "http://"+silent.Addr().String())
+	fails("no answer within 2s")
+	address("http://"+silent.Addr().String(), v.Address)
 	works()
 	w.noneMade(t)
 }

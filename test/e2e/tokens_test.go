@@ -190,3 +190,38 @@ func TestProviderRotatesItsKeys(t *testing.T) {
 		t.Errorf("the new key is not believed: %s", out)
 	}
 }
+
+// TestClockIsSkewed: a provider whose clock is ahead, or far behind, is told by
+// name, and what to look at; within the leeway it is believed.
+func TestClockIsSkewed(t *testing.T) {
+	w := theWorld
+	for name, c := range map[string]struct {
+		skew time.Duration
+		want string // empty: it is believed
+	}{
+		"a little ahead": {20 * time.Second, ""},
+		"ahead":          {10 * time.Minute, "the token is not valid yet"},
+		"behind":         {-7 * time.Minute, "the token has expired"},
+	} {
+		op, err := servers.StartOIDC(servers.OIDCOptions{Node: "../oidc/node", Dir: filepath.Join(w.dir, "oidc-skewed"), Skew: c.skew})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.extended(t, fmt.Sprintf(identityConfig, op.Issuer, w.postern.Root), identityPolicies)
+		file := filepath.Join(w.dir, "skewed-token")
+		if err := os.WriteFile(file, []byte(idToken(t, op, "alice")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := w.as("clerk", []string{"--as", "token-file=" + file}, "SELECT 'in'")
+		op.Stop()
+		if (err == nil) != (c.want == "") {
+			t.Errorf("%s: %v: %s", name, err, out)
+		}
+		if c.want != "" {
+			mustContain(t, out, "issuer corp", c.want, "clock")
+			if _, err := w.postern.LogLine(c.want); err != nil {
+				t.Errorf("%s: the operator does not read it: %v", name, err)
+			}
+		}
+	}
+}

@@ -23,6 +23,7 @@ type OIDCOptions struct {
 	Dir  string        // for its log; made if missing
 	Life time.Duration // of ID tokens; default 5 min
 	Port int           // 0: a free one
+	Skew time.Duration // how far its clock is ahead, or behind
 }
 
 // OIDC is a running OpenID provider, npm's certified oidc-provider, on loopback.
@@ -73,7 +74,7 @@ func (s *OIDC) Start() error {
 		return err
 	}
 	defer log.Close()
-	options, err := json.Marshal(map[string]int{"port": s.options.Port, "life": int(s.options.Life / time.Second)})
+	options, err := json.Marshal(map[string]int{"port": s.options.Port, "life": int(s.options.Life / time.Second), "skew": int(s.options.Skew / time.Second)})
 	if err != nil {
 		return err
 	}

@@ -1,12 +1,15 @@
 // An OpenID provider on loopback, for tests: `node op.mjs OPTIONS`, where OPTIONS
-// is JSON: port (0: any), life (of ID tokens, in seconds), and key (a private JWK,
+// is JSON: port (0: any), life (of ID tokens, in seconds), skew (of its clock, the
+// same), and key (a private JWK,
 // so that a restarted provider is the same one). Its first line of output is its
 // issuer. People log in with any password; who they are is in users.
 import Provider from 'oidc-provider';
 import { createServer } from 'node:http';
 import { generateKeyPairSync, randomBytes } from 'node:crypto';
 
-const options = { port: 0, life: 300, ...JSON.parse(process.argv[2] ?? '{}') };
+const options = { port: 0, life: 300, skew: 0, ...JSON.parse(process.argv[2] ?? '{}') };
+const now = Date.now;
+Date.now = () => now() + options.skew * 1000; // a clock that is wrong
 
 const users = {
   alice: { name: 'Alice', email: 'alice@example.test', email_verified: true, groups: ['dba', 'sre'] },
