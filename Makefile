@@ -137,7 +137,7 @@ KERNELS = -step 'make kernels' -step 'make rootfs' '. -count=1 -tags=qemu -p=1 .
 
 .PHONY: test
 test: setup ## everything: check, the kernel programs here and in QEMU, real servers and clients (as root)
-	@$(REPORT) -step 'make build' -step 'make clients' -step 'make newer-ssh' -step 'make vault-server' -step 'make dashboard-modules' -step 'make oidc-modules' $(STATIC) $(KERNELS) '. -race ./...' $(foreach m,$(MODULES),'$m -p=1 ./...')
+	@$(REPORT) -step 'make build' -step 'make clients' -step 'make newer-ssh' -step 'make vault-server' -step 'make dashboard-modules' -step 'make oidc-modules' $(STATIC) $(KERNELS) '. -race ./...' $(foreach m,$(MODULES),'$m -p=1 -timeout=20m ./...')
 
 .PHONY: test-bypass
 test-bypass: setup ## the ways out that must stay closed, against a sniffer (as root)
