@@ -141,7 +141,7 @@ func (d *daemon) votes(id string, by control.Peer, reason string) ([]approval.Vo
 	}
 	var out []approval.Vote
 	for _, group := range groups {
-		out = append(out, approval.Vote{Group: group, By: as.String(), Who: as, Reason: reason})
+		out = append(out, approval.Vote{Group: group, UID: by.UID, By: as.String(), Who: who, Reason: reason})
 	}
 	return out, nil
 }

@@ -103,8 +103,10 @@ func (a *asks) foretell(ctx context.Context, r *resident, record redirect.Record
 	found := make(chan struct{})
 	a.running.Go(func() { a.wait(to, found) })
 	dial, cancel := context.WithTimeout(ctx, d.gateway.Setup().Limits.Handshake)
-	flow := a.doors.flowOf(r, record)
-	err := d.gateway.Foretell(dial, flow)
+	flow, err := a.doors.flowOf(r, record)
+	if err == nil {
+		err = d.gateway.Foretell(dial, flow)
+	}
 	cancel()
 	close(found)
 	if err != nil && ctx.Err() != nil {

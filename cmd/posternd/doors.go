@@ -415,5 +415,5 @@ func (o *doors) claim(d *door, c net.Conn) (engine.Flow, error) {
 	if r.PolicyCgroupID != d.cgroup.Load() {
 		return engine.Flow{}, redirect.ErrNoRecord
 	}
-	return o.flowOf(d.resident, r), nil
+	return o.flowOf(d.resident, r)
 }

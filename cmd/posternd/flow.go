@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/rand"
 	"encoding/base32"
+	"fmt"
 	"strings"
 
 	"github.com/postern/postern/internal/engine"
@@ -11,26 +12,29 @@ import (
 	"github.com/postern/postern/internal/redirect"
 )
 
-// flowOf makes a flow of the kernel's record.
-func (o *doors) flowOf(r *resident, record redirect.Record) engine.Flow {
+// flowOf makes a flow of the kernel's record. What cannot be told to be of a run
+// is an error: the run may be narrowed.
+func (o *doors) flowOf(r *resident, record redirect.Record) (engine.Flow, error) {
 	f := engine.Flow{
 		Session: newSession(), Agent: r.agent, CgroupID: record.CgroupID, Netns: record.Netns,
 		PID: record.TGID, TID: record.PID, UID: record.UID, GID: record.GID, Comm: record.Comm,
 		Started: record.Started, Original: record.Original,
 	}
-	if path, err := o.cgroups.Path(record.CgroupID); err == nil {
-		f.Cgroup = strings.TrimPrefix(path, o.mount)
-		f.Run = runOf(f.Cgroup, r.path)
-		f.Identity, f.Only = o.daemon.runs.of(o.ctx, r.agent, f.Run)
-		if f.Run == "" {
-			f.Container = o.containers.of(o.ctx, record.CgroupID, f.Cgroup, r.path)
-		}
+	path, err := o.cgroups.Path(record.CgroupID)
+	if err != nil {
+		return f, fmt.Errorf("whose a connection is: %w", err)
+	}
+	f.Cgroup = strings.TrimPrefix(path, o.mount)
+	f.Run = runOf(f.Cgroup, r.path)
+	o.daemon.runs.tell(o.ctx, &f)
+	if f.Run == "" {
+		f.Container = o.containers.of(o.ctx, record.CgroupID, f.Cgroup, r.path)
 	}
 	f.Name, f.Unclear = o.daemon.names.meant(r.agent, record.Original)
 	if facts, err := identity.AtAccept(int(record.TGID)); err == nil {
 		f.Exe = facts.Exe
 	}
-	return f
+	return f, nil
 }
 
 // runOf finds the run that a cgroup belongs to, if postern run made it.

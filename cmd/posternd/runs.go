@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -55,10 +56,17 @@ func (d *daemon) openPeople(cfg *config.Config, mount string) error {
 }
 
 // announced answers the guard, which waits with a run until it is known for whom
-// it is.
+// it is. With a run for nobody it does not wait.
 func (r *runs) announced(ctx context.Context, l *guard.Launch) {
 	log := r.daemon.log.With("run", l.Run, "agent", l.Agent, "uid", l.UID)
-	got, err := r.Bind(l.Ticket, registry.Run{Name: l.Run, Agent: l.Agent, Cgroup: l.Cgroup, CgroupID: l.CgroupID, UID: l.UID})
+	run := registry.Run{Name: l.Run, Agent: l.Agent, Cgroup: l.Cgroup, CgroupID: l.CgroupID, UID: l.UID}
+	if l.Ticket == "" {
+		if err := r.Note(run); err != nil {
+			log.Error("remember who launched a run", "error", err)
+		}
+		return
+	}
+	got, err := r.Bind(l.Ticket, run)
 	bound := guard.Bound{Run: l.Run}
 	if err != nil {
 		bound.Error = err.Error()
@@ -100,10 +108,14 @@ func (r *runs) sweep() {
 	r.daemon.leases.Sweep(r.there)
 }
 
-// there says whether a cgroup is, and is still the same.
+// there says whether a cgroup is, and is still the same. One that cannot be
+// looked at is there: to forget a run is to forget what it was narrowed to.
 func (r *runs) there(cgroup string, id uint64) bool {
 	now, err := identity.CgroupID(filepath.Join(r.mount, cgroup))
-	return err == nil && now == id
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	return now == id
 }
 
 // ended is told by the guard of a run of which nothing is left.
@@ -141,27 +153,34 @@ func (r *runs) perAgent() map[string]int {
 	return out
 }
 
-// of says for whom a process is: in a run, whom that was announced for; outside,
-// what the configuration says of its agent.
-func (r *runs) of(ctx context.Context, agent, name string) (*engine.Identity, []engine.Narrowing) {
-	if name != "" {
-		if g, ok := r.Of(name); ok && g.Agent == agent {
-			return r.named(g.Identity), g.Only
-		}
+// tell adds to a flow for whom it is: in a run, whom that was announced for, and
+// who launched it; outside, whom the configuration says of its agent.
+func (r *runs) tell(ctx context.Context, f *engine.Flow) {
+	if f.Run == "" {
+		f.Identity = r.service(ctx, f.Agent)
+		return
 	}
+	// A run that nobody was named for is for nobody, whatever services are.
+	if g, ok := r.Of(f.Run); ok && g.Agent == f.Agent {
+		f.Identity, f.Only, f.Launcher = r.named(g.Identity), g.Only, g.UID
+	}
+}
+
+// service is whom an agent's processes outside of runs are for.
+func (r *runs) service(ctx context.Context, agent string) *engine.Identity {
 	cfg := r.daemon.config()
 	i := slices.IndexFunc(cfg.Agents, func(a config.Agent) bool { return a.Name == agent })
-	if i < 0 || name != "" {
-		return nil, nil // a run that nobody was named for is for nobody, whatever services are
+	if i < 0 {
+		return nil
 	}
 	switch a := &cfg.Agents[i].Identity; {
 	case a.Static != nil:
 		s := a.Static
-		return r.named(&engine.Identity{Issuer: engine.Static, Subject: s.Subject, Name: s.Name, Owner: s.Owner, Groups: s.Groups}), nil
+		return r.named(&engine.Identity{Issuer: engine.Static, Subject: s.Subject, Name: s.Name, Owner: s.Owner, Groups: s.Groups})
 	case a.TokenFile != "":
-		return r.named(r.fromFile(ctx, agent, a.TokenFile)), nil
+		return r.named(r.fromFile(ctx, agent, a.TokenFile))
 	}
-	return nil, nil
+	return nil
 }
 
 // named gives an identity the roles that the configuration in force has for it.

@@ -18,6 +18,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -114,7 +115,8 @@ type Ask struct {
 	ExecuteWithin  time.Duration    // to be used by a retry once approved; 0 is DefaultExecute
 	Preview        *Preview         // nil: it was not to be run first
 	Behalf         *engine.Identity // for whom the run is; nil: nobody was told
-	SelfAllowed    bool             // that person may approve, and who answers for the run
+	UIDs           []uint32         // of who asks and of who launched the run, but for root's
+	SelfAllowed    bool             // those may approve, and who answers for the run
 	// Notify is called, once and before Submit blocks, with the approval that
 	// this request waits for.
 	Notify func(Approval)
@@ -134,8 +136,8 @@ type Preview struct {
 // Fingerprint identifies what was asked.
 type Fingerprint [sha256.Size]byte
 
-// Fingerprint is SHA-256 over run, agent, target, form, text, parameters, context
-// and for whom it is, each with its length before it, so that nothing can move from one
+// Fingerprint is SHA-256 over run, agent, target, form, text, parameters, context,
+// for whom it is and whose it is, each with its length before it, so that nothing can move from one
 // into the next.
 func (a *Ask) Fingerprint() Fingerprint {
 	h := sha256.New()
@@ -166,6 +168,7 @@ func (a *Ask) Fingerprint() Fingerprint {
 	}
 	put(a.Context)
 	put(a.Behalf.Key())
+	put(fmt.Sprint(a.UIDs))
 	var f Fingerprint
 	h.Sum(f[:0])
 	return f
@@ -184,11 +187,12 @@ func (a *Ask) check(limit int) error {
 
 // Vote is one approver's yes or no.
 type Vote struct {
-	Group  string           `json:"group,omitempty"` // the approver group it counts for
-	Who    *engine.Identity `json:"-"`               // of By, where an issuer says who that is; nil: root
-	By     string           `json:"by"`
-	Reason string           `json:"reason,omitempty"`
-	At     time.Time        `json:"at"`
+	Group  string             `json:"group,omitempty"` // the approver group it counts for
+	UID    uint32             `json:"-"`               // of By on this host
+	Who    []*engine.Identity `json:"-"`               // all that By has logged in as; none: root
+	By     string             `json:"by"`
+	Reason string             `json:"reason,omitempty"`
+	At     time.Time          `json:"at"`
 }
 
 // Approval is what people see. Text, Params and Context come from the agent and
@@ -213,6 +217,7 @@ type Approval struct {
 	Votes          []Vote // the yeses, or the one no
 	Preview        *Preview
 	Behalf         *engine.Identity
+	UIDs           []uint32
 	SelfAllowed    bool
 	Waiting        int // requests that wait for it now
 	Created        time.Time
@@ -236,14 +241,18 @@ func (a *Approval) Missing() []string {
 	return missing
 }
 
-// own says whether a request is made for this person, or by what they answer for.
-func (a *Approval) own(who *engine.Identity) bool {
-	b := a.Behalf
-	if b == nil || who == nil {
-		return false
+// own says whether a request is made by or for who votes, or by what they answer
+// for. Whatever else they are logged in as changes nothing about it. Root is
+// nobody's other name.
+func (a *Approval) own(v Vote) bool {
+	if v.UID != 0 && slices.Contains(a.UIDs, v.UID) {
+		return true
 	}
-	owner := b.Owner != "" && (b.Owner == who.Subject || strings.EqualFold(b.Owner, who.Email) || b.Owner == who.Name)
-	return b.Key() == who.Key() || owner
+	return a.Behalf != nil && slices.ContainsFunc(v.Who, func(who *engine.Identity) bool {
+		b := a.Behalf
+		owner := b.Owner != "" && (b.Owner == who.Subject || strings.EqualFold(b.Owner, who.Email) || b.Owner == who.Name)
+		return b.Key() == who.Key() || owner
+	})
 }
 
 // Decision is what Submit returns for a request that may go ahead.

@@ -23,6 +23,8 @@ func TestBinding(t *testing.T) {
 		"Context": func(a *Ask) { a.Context = "role=admin" },
 		"Behalf":  func(a *Ask) { a.Behalf = &engine.Identity{Issuer: "corp", Subject: "1"} },
 
+		"UIDs": func(a *Ask) { a.UIDs = []uint32{1000} },
+
 		"Params: none":      func(a *Ask) { a.Params = nil },
 		"Params: one more":  func(a *Ask) { a.Params = append(a.Params, Param{}) },
 		"Params: binary":    func(a *Ask) { a.Params = []Param{{Value: []byte("1"), Binary: true}} },

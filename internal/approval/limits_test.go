@@ -79,7 +79,7 @@ func TestSeveralGroups(t *testing.T) {
 		must(t, s.Approve(w.noticed.ID, yes))
 		must(t, s.Approve(w.noticed.ID, Vote{By: "root"})) // for the rest
 		must(t, w.ends())
-		if v := w.got.Votes; len(v) != 2 || v[1] != (Vote{Group: "security", By: "root", At: time.Now()}) {
+		if v := w.got.Votes; len(v) != 2 || v[1].Group != "security" || v[1].By != "root" || !v[1].At.Equal(time.Now()) {
 			t.Errorf("%+v", v)
 		}
 	})

@@ -162,7 +162,7 @@ func (s *Store) attach(a *Ask) (*item, error) {
 		ID: newID(), Fingerprint: print, State: Pending, Session: a.Session, Request: a.Request, Run: a.Run,
 		Agent: a.Agent, Target: a.Target, Rule: a.Rule, Form: a.Form, Text: a.Text, Params: copyParams(a.Params),
 		Context: a.Context, Effects: slices.Clone(a.Effects), Approvers: slices.Clone(a.Approvers),
-		ReasonRequired: a.ReasonRequired, Preview: a.Preview, Behalf: a.Behalf, SelfAllowed: a.SelfAllowed, Waiting: 1, Created: now, DecideBy: now.Add(a.Within),
+		ReasonRequired: a.ReasonRequired, Preview: a.Preview, Behalf: a.Behalf, UIDs: a.UIDs, SelfAllowed: a.SelfAllowed, Waiting: 1, Created: now, DecideBy: now.Add(a.Within),
 	}
 	for s.byID[it.ID] != nil {
 		it.ID = newID()
@@ -270,7 +270,7 @@ func (s *Store) Approve(id string, v Vote) error {
 	if err != nil {
 		return err
 	}
-	if !it.SelfAllowed && it.own(v.Who) {
+	if !it.SelfAllowed && it.own(v) {
 		return ErrSelf
 	}
 	if v.Group != "" && !slices.Contains(it.Missing(), v.Group) {

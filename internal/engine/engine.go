@@ -96,6 +96,7 @@ type Flow struct {
 
 	Container Container
 
+	Launcher uint32      // uid of who launched the run; 0: root, or it is not known
 	Identity *Identity   // on whose behalf; nil: nobody was told
 	Only     []Narrowing // what the run was launched with; nil: all that its policy allows
 }
@@ -131,8 +132,9 @@ const PurposeSession = "session"
 // the protocol first needs the other end.
 type Upstream interface {
 	// Conn dials the target by its configured name, checks the address, and
-	// fetches the credential. The caller closes the connection. Errors name
-	// neither address nor credential.
+	// fetches the credential, which is wiped at the next Conn and when the session
+	// ends. The caller closes the connection. Errors name neither address nor
+	// credential.
 	Conn(ctx context.Context) (*wire.Conn, Login, error)
 	// Refused tells that the upstream did not take the credential of the last Conn,
 	// which may have been changed where it comes from. It says whether there is

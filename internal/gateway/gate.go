@@ -307,6 +307,11 @@ func (g *gate) question(n uint64, r *engine.Request, v policy.Verdict) approval.
 		Rule: v.Rule, Approvers: v.Approvers, ReasonRequired: v.ReasonRequired, Within: v.Within,
 		Behalf: g.flow.Identity, SelfAllowed: v.SelfAllowed,
 	}
+	for _, uid := range []uint32{g.flow.UID, g.flow.Launcher} {
+		if uid != 0 && !slices.Contains(ask.UIDs, uid) {
+			ask.UIDs = append(ask.UIDs, uid)
+		}
+	}
 	for _, p := range r.Params {
 		ask.Params = append(ask.Params, approval.Param(p))
 	}

@@ -19,7 +19,7 @@ const bindTime = 5 * time.Second
 // Launch is a run whose cgroup is there and in which nothing runs yet, as the
 // daemon is told of it.
 type Launch struct {
-	Ticket   string `json:"ticket"` // by which it was announced to the daemon
+	Ticket   string `json:"ticket"` // by which it was announced to the daemon; empty: it was not
 	Run      string `json:"run"`
 	Agent    string `json:"agent"`
 	Cgroup   string `json:"cgroup"` // relative to the cgroup2 root
@@ -110,14 +110,17 @@ func (d *doors) tellEnded(run string) {
 	}
 }
 
-// announced makes the daemon's word on a run the condition of it.
+// announced tells the daemon of a run. Where that was announced to it, its word
+// is the condition of the run; where not, it is only told who launched it.
 func (s *Server) announced(ctx context.Context, l launching, id uint64) error {
-	if l.run.Ticket == "" {
+	launch := Launch{
+		Ticket: l.run.Ticket, Run: l.name, Agent: l.agent.Name, Cgroup: filepath.Join(l.agent.Cgroup, l.name), CgroupID: id, UID: l.peer.UID,
+	}
+	if launch.Ticket == "" {
+		s.doors.launches(launch)
 		return nil
 	}
-	return s.bind(ctx, Launch{
-		Ticket: l.run.Ticket, Run: l.name, Agent: l.agent.Name, Cgroup: filepath.Join(l.agent.Cgroup, l.name), CgroupID: id, UID: l.peer.UID,
-	})
+	return s.bind(ctx, launch)
 }
 
 // needsIdentity refuses a run for nobody of an agent that acts for somebody. The

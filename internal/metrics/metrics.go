@@ -124,7 +124,7 @@ var (
 	budgetDesc   = prometheus.NewDesc("postern_budget_used_ratio", "How much of a budget an agent has used within its window, by what is counted.", []string{"agent", "budget", "kind"}, nil)
 	leasesDesc   = prometheus.NewDesc("postern_secret_leases", "Credentials that are out, by source and by whether anybody still needs them.", []string{"source", "state"}, nil)
 	leaseEndDesc = prometheus.NewDesc("postern_secret_lease_expiry_timestamp_seconds", "When the first of a source's credentials that are needed ends unless it is renewed, in Unix time.", []string{"source"}, nil)
-	runsDesc     = prometheus.NewDesc("postern_runs", "Runs that are for somebody, or narrowed.", []string{"agent"}, nil)
+	runsDesc     = prometheus.NewDesc("postern_runs", "Runs that go on.", []string{"agent"}, nil)
 	attachedDesc = prometheus.NewDesc("postern_ebpf_attached", "1 when the hook's program is attached to the policy root.", []string{"hook"}, nil)
 )
 

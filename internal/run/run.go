@@ -161,21 +161,38 @@ func (r *Registry) Bind(name string, run Run) (Run, error) {
 	if t.Agent != run.Agent || t.UID != run.UID {
 		return Run{}, ErrAgent
 	}
-	if len(r.runs) >= maxRuns {
-		return Run{}, ErrMany
-	}
 	delete(r.tickets, name)
-	run.Identity, run.Login, run.Only, run.Narrowed, run.Began = t.Identity, t.Login, t.Only, t.Only != nil, r.now()
-	r.runs[run.Name] = &run
-	if err := r.save(); err != nil {
-		delete(r.runs, run.Name)
-		return Run{}, fmt.Errorf("remember the run: %w", err)
+	run.Identity, run.Login, run.Only, run.Narrowed = t.Identity, t.Login, t.Only, t.Only != nil
+	if err := r.add(&run); err != nil {
+		return Run{}, err
 	}
 	return run, nil
 }
 
-// Of returns the run of this name in the cgroup with this id: a name may be
-// made again, an id is not.
+// Note remembers a run that was not announced: it is for nobody, and not
+// narrowed. The run is as for Bind.
+func (r *Registry) Note(run Run) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	run.Identity, run.Login, run.Only, run.Narrowed = nil, false, nil, false
+	return r.add(&run)
+}
+
+// add puts a run on disk, which begins now; r.mu is held.
+func (r *Registry) add(run *Run) error {
+	if len(r.runs) >= maxRuns {
+		return ErrMany
+	}
+	run.Began = r.now()
+	r.runs[run.Name] = run
+	if err := r.save(); err != nil {
+		delete(r.runs, run.Name)
+		return fmt.Errorf("remember the run: %w", err)
+	}
+	return nil
+}
+
+// Of returns the run of this name. The guard gives no name twice.
 func (r *Registry) Of(name string) (Run, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -235,7 +252,9 @@ func (r *Registry) Sweep(gone func(Run) bool) (ended []Run, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, run := range ended {
-		delete(r.runs, run.Name)
+		if now := r.runs[run.Name]; now != nil && now.CgroupID == run.CgroupID {
+			delete(r.runs, run.Name)
+		}
 	}
 	return ended, r.save()
 }

@@ -176,3 +176,37 @@ func TestRenew(t *testing.T) {
 		}
 	}
 }
+
+// TestNote: of a run that was not announced it is known who launched it, over a
+// restart too, and nothing else.
+func TestNote(t *testing.T) {
+	c := &clock{time.Unix(1000, 0).UTC()}
+	path := filepath.Join(t.TempDir(), "runs")
+	r := open(t, path, c)
+	if err := r.Note(Run{Name: "run-1", Agent: "planner", UID: 1000, CgroupID: 9, Identity: alice, Narrowed: true}); err != nil {
+		t.Fatal(err)
+	}
+	got, ok := open(t, path, c).Of("run-1")
+	if !ok || got.UID != 1000 || got.Identity != nil || got.Only != nil || got.Narrowed || !got.Began.Equal(c.at) {
+		t.Errorf("%+v, %v", got, ok)
+	}
+}
+
+// TestSweepOfAnother: a run that was made again under the name of one that is gone
+// is not forgotten with it.
+func TestSweepOfAnother(t *testing.T) {
+	c := &clock{time.Unix(1000, 0).UTC()}
+	r := open(t, filepath.Join(t.TempDir(), "runs"), c)
+	note := func(id uint64) {
+		if err := r.Note(Run{Name: "run-1", Agent: "planner", CgroupID: id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	note(1)
+	if _, err := r.Sweep(func(Run) bool { note(2); return true }); err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := r.Of("run-1"); !ok || got.CgroupID != 2 {
+		t.Errorf("%+v, %v", got, ok)
+	}
+}

@@ -345,3 +345,27 @@ func TestApproversLogIn(t *testing.T) {
 	w.cli(t, "approve", id, "--reason", "somebody else")
 	mustContain(t, hers.answer(), "DELETE 0")
 }
+
+// TestLauncherDoesNotApprove: whoever launched a run approves nothing of it, though
+// it is for nobody, its agent has a user of its own, and they are logged in as an
+// approver.
+func TestLauncherDoesNotApprove(t *testing.T) {
+	w := theWorld
+	provider(t)
+	p := newPerson(t)
+	w.logInAs(t, "alice", personUID)
+	defer w.by(personUID, "logout", "corp") //nolint:errcheck // it may be logged out
+	agent := startAgent(t, p.run([]string{"--tier", "strict"}, "psql", "-X", "-A", "-t"))
+	defer agent.stop()
+	agent.send("DELETE FROM orders WHERE id = 999;")
+	id := agent.asked()
+	out, err := w.by(personUID, "approve", id, "--reason", "mine")
+	if err == nil {
+		t.Errorf("the launcher approved it: %s", out)
+	}
+	mustContain(t, out, "it is your own request")
+	if out, err := w.by(personUID, "deny", id, "--reason", "never mind"); err != nil {
+		t.Errorf("the launcher cannot take it back: %s", out)
+	}
+	mustContain(t, agent.answer(), "denied by Alice (corp): never mind")
+}
