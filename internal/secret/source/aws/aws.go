@@ -39,9 +39,7 @@ import (
 )
 
 const (
-	// fetchTimeout bounds one Fetch with its retries and its login.
-	fetchTimeout = 15 * time.Second
-	attempts     = 3
+	attempts = 3
 	// maxBackoff is short: whoever waits is a session that begins, and the Set has
 	// the last known value.
 	maxBackoff = 300 * time.Millisecond
@@ -160,28 +158,10 @@ func (l login) Retrieve(ctx context.Context) (aws.Credentials, error) {
 
 // Fetch returns the secret as it is now.
 func (s *Source) Fetch(ctx context.Context, ref source.Ref) (secret.Secret, source.Lease, error) {
-	if ctx.Err() != nil {
-		return secret.Secret{}, source.Lease{}, context.Cause(ctx)
-	}
-	timed, stop := context.WithTimeout(ctx, fetchTimeout)
-	defer stop()
 	fetch := map[Service]func(context.Context, source.Ref) ([]byte, source.Lease, error){
 		SecretsManager: s.secret, ParameterStore: s.parameter, RDS: s.token,
 	}[s.service]
-	value, lease, err := fetch(timed, ref)
-	if err != nil && ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	if err == nil && len(value) == 0 {
-		err = source.ErrEmpty
-	}
-	if err == nil && ref.Key != "" {
-		value, err = source.Field(value, ref.Key)
-	}
-	if err != nil {
-		return secret.Secret{}, source.Lease{}, fmt.Errorf("aws %s %q: %w", s.service, ref.Path, err)
-	}
-	return secret.New(value), lease, nil
+	return source.Ask(ctx, "aws "+string(s.service), ref, fetch)
 }
 
 func (s *Source) secret(ctx context.Context, ref source.Ref) ([]byte, source.Lease, error) {

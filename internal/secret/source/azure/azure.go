@@ -22,16 +22,13 @@ import (
 	"net/url"
 	"path"
 	"strings"
-	"time"
 
 	"github.com/postern/postern/internal/secret"
 	"github.com/postern/postern/internal/secret/source"
 )
 
 const (
-	// fetchTimeout bounds one Fetch with its login.
-	fetchTimeout = 15 * time.Second
-	apiVersion   = "7.4"
+	apiVersion = "7.4"
 	// maxName is the longest name of a secret and a version, by Azure.
 	maxName = 127
 	// attempts: a token that was taken back is replaced once.
@@ -101,52 +98,33 @@ func open(o Options, client *http.Client) (*Source, error) {
 
 // Fetch returns the secret as it is now.
 func (s *Source) Fetch(ctx context.Context, ref source.Ref) (secret.Secret, source.Lease, error) {
-	if ctx.Err() != nil {
-		return secret.Secret{}, source.Lease{}, context.Cause(ctx)
-	}
-	timed, stop := context.WithTimeout(ctx, fetchTimeout)
-	defer stop()
-	value, version, err := s.fetch(timed, ref.Path)
-	if err != nil && ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	if err == nil && len(value) == 0 {
-		err = source.ErrEmpty
-	}
-	if err == nil && ref.Key != "" {
-		whole := value
-		value, err = source.Field(whole, ref.Key)
-		clear(whole)
-	}
-	if err != nil {
-		return secret.Secret{}, source.Lease{}, fmt.Errorf("azure %q: %w", ref.Path, err)
-	}
-	return secret.New(value), source.Lease{Version: version}, nil
+	return source.Ask(ctx, "azure", ref, s.fetch)
 }
 
-func (s *Source) fetch(ctx context.Context, path string) (value []byte, version string, err error) {
-	resource, err := address(path)
+func (s *Source) fetch(ctx context.Context, ref source.Ref) ([]byte, source.Lease, error) {
+	resource, err := address(ref.Path)
 	if err != nil {
-		return nil, "", err
+		return nil, source.Lease{}, err
 	}
 	for range attempts {
 		bearer, err := s.login.token(ctx)
 		if err != nil {
-			return nil, "", err
+			return nil, source.Lease{}, err
 		}
 		status, body, err := s.ask(ctx, s.vault+resource, bearer)
 		switch {
 		case err != nil:
-			return nil, "", err
+			return nil, source.Lease{}, err
 		case status == http.StatusUnauthorized:
 			s.login.forget(bearer)
 		case status != http.StatusOK:
-			return nil, "", meaning(status, body)
+			return nil, source.Lease{}, meaning(status, body)
 		default:
-			return bundle(body)
+			value, version, err := bundle(body)
+			return value, source.Lease{Version: version}, err
 		}
 	}
-	return nil, "", fmt.Errorf("%w: it takes no token that it is shown", source.ErrPermission)
+	return nil, source.Lease{}, fmt.Errorf("%w: it takes no token that it is shown", source.ErrPermission)
 }
 
 // address is where a path leads. What a path may hold is narrow, for it becomes
