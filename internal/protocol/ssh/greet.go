@@ -25,7 +25,12 @@ func (c *conn) Greet(_ context.Context, client *wire.Conn) (engine.Intent, error
 	if err != nil {
 		return engine.Intent{}, err
 	}
-	server, opened, requests, err := ssh.NewServerConn(client, config)
+	spoken, ciphers, err := greet(client)
+	if err != nil {
+		return engine.Intent{}, err
+	}
+	config.Ciphers = ciphers
+	server, opened, requests, err := ssh.NewServerConn(spoken, config)
 	if c.denied != nil {
 		return engine.Intent{User: c.user}, c.denied
 	}
