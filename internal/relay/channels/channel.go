@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -105,17 +106,13 @@ func (c *channel) with(agent ssh.Channel) {
 func (c *channel) asked(ctx context.Context, requests <-chan *ssh.Request) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	waiting := newQueue(c.Limits.HeldBytes)
-	c.running.Go(func() {
-		waiting.fill(requests, func() {
-			c.tell(&engine.Denial{Code: engine.Limit, Reason: "too many requests wait on one channel"}, statusDenied)
-			cancel(engine.ErrGone)
-		})
-		cancel(engine.ErrGone) // what waits for a person does so for nobody
+	waiting := queue{most: c.Limits.HeldBytes, handle: func(r *ssh.Request) { c.request(ctx, r) }}
+	waiting.fill(requests, func() {
+		c.tell(&engine.Denial{Code: engine.Limit, Reason: "too many requests wait on one channel"}, statusDenied)
+		cancel(engine.ErrGone)
 	})
-	for r := waiting.take(); r != nil; r = waiting.take() {
-		c.request(ctx, r)
-	}
+	cancel(engine.ErrGone) // what waits for a person does so for nobody
+	waiting.done()
 	for _, d := range c.deferred {
 		end(d.exchange, false)
 	}
@@ -350,20 +347,22 @@ func (c *channel) joined(requests <-chan *ssh.Request) {
 // answers passes on what the upstream asks and tells on a channel, until it
 // closes it.
 func (c *channel) answers(requests <-chan *ssh.Request) {
-	waiting := newQueue(c.Limits.HeldBytes)
-	c.running.Go(func() { waiting.fill(requests, c.flooded) })
-	for r := waiting.take(); r != nil; r = waiting.take() {
-		c.began() // when it came after an answer, that has gone back
-		out, send, ended := c.codec.Answer(r.Type, r.Payload, c.clean)
-		ok := false
-		switch {
-		case ended != nil:
-			c.endsWith(r, *ended, send, out)
-		case send:
-			ok, _ = c.agent.SendRequest(r.Type, r.WantReply, out)
-		}
-		r.Reply(ok, nil) //nolint:errcheck // the channel is gone then
+	waiting := queue{most: c.Limits.HeldBytes, handle: c.answer}
+	waiting.fill(requests, c.flooded)
+	waiting.done()
+}
+
+func (c *channel) answer(r *ssh.Request) {
+	c.began() // when it came after an answer, that has gone back
+	out, send, ended := c.codec.Answer(r.Type, r.Payload, c.clean)
+	ok := false
+	switch {
+	case ended != nil:
+		c.endsWith(r, *ended, send, out)
+	case send:
+		ok, _ = c.agent.SendRequest(r.Type, r.WantReply, out)
 	}
+	r.Reply(ok, nil) //nolint:errcheck // the channel is gone then
 }
 
 // endsWith tells the agent how a command ended, unless it was told of a denial.
@@ -400,13 +399,13 @@ func (c *channel) begin(ctx context.Context, x engine.Exchange, step Step) {
 	if c.terminal != nil {
 		x.Terminal(*c.terminal)
 	}
-	var down sync.WaitGroup // streams to the agent
+	down := c.down(step.Handler, over) // streams to the agent
 	c.err.belongs(x.Stream(engine.Stderr), c.up.Close)
-	down.Go(func() { c.move(c.err, c.up.Stderr()) })
+	down(func() { c.move(c.err, c.up.Stderr()) })
 	c.said = make(chan struct{})
 	if step.Handler != nil {
 		gate := c.gate.Beside()
-		down.Go(func() { c.handle(ctx, x, gate, step.Handler) })
+		down(func() { c.handle(ctx, x, gate, step.Handler) })
 		close(c.said) // what is on its way ends with ctx
 	} else {
 		c.out.belongs(x.Stream(engine.Stdout), c.up.Close)
@@ -416,7 +415,7 @@ func (c *channel) begin(ctx context.Context, x engine.Exchange, step Step) {
 			t := &typed{channel: c, ctx: ctx, gate: c.gate.Beside(), verb: step.LineVerb, keys: step.Keys}
 			c.in.to, decided = t, t.deciding.Wait
 		}
-		down.Go(func() { c.move(c.out, c.up) })
+		down(func() { c.move(c.out, c.up) })
 		c.running.Go(func() {
 			defer close(c.said)
 			c.move(c.in, c.agent)
@@ -424,18 +423,30 @@ func (c *channel) begin(ctx context.Context, x engine.Exchange, step Step) {
 			c.up.CloseWrite() //nolint:errcheck // the channel is gone then
 		})
 	}
-	c.running.Go(func() {
-		down.Wait()
-		if c.session && step.Handler == nil {
-			c.lastWord()
-		}
-		c.endOutput()
-		<-c.upEnded
-		over(engine.ErrGone)
-		c.complete()
-		c.agent.Close()
-		c.finish()
-	})
+}
+
+// down returns what runs each of the two streams to the agent. The one that ends
+// last ends the channel.
+func (c *channel) down(handler Handler, over context.CancelCauseFunc) func(func()) {
+	var left atomic.Int32
+	left.Store(2)
+	return func(stream func()) {
+		c.running.Go(func() {
+			stream()
+			if left.Add(-1) > 0 {
+				return
+			}
+			if c.session && handler == nil {
+				c.lastWord()
+			}
+			c.endOutput()
+			<-c.upEnded
+			over(engine.ErrGone)
+			c.complete()
+			c.agent.Close()
+			c.finish()
+		})
+	}
 }
 
 // move is one stream, whose denial is the channel's.

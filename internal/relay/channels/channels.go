@@ -176,13 +176,16 @@ func (s *Session) Run(ctx context.Context) (err error) {
 	global, opened, backward := s.Gate.Beside(), s.Gate.Beside(), s.Gate.Beside()
 	s.reach = sync.OnceValues(func() (*Side, error) { return s.dial(ctx, backward) })
 	away := make(chan struct{}) // closed when the agent's connection has ended
+	s.running.Go(func() { s.globals(ctx, global, s.Agent.Requests) })
+	s.opens(ctx, opened)
 	s.running.Go(func() {
+		for c := range s.Agent.Channels {
+			c.Reject(ssh.ResourceShortage, "postern: the session is over") //nolint:errcheck // the connection is gone then
+		}
 		s.Agent.Conn.Wait() //nolint:errcheck // that it ended is all there is to know
 		close(away)
 		s.cancel(errGone)
 	})
-	s.running.Go(func() { s.globals(ctx, global, s.Agent.Requests) })
-	s.running.Go(func() { s.opens(ctx, opened, Agent, s.Agent.Channels) })
 	<-ctx.Done()
 	cause := context.Cause(ctx)
 	var d *engine.Denial
@@ -254,20 +257,33 @@ func (s *Session) closeUpstream() {
 	}
 }
 
-// opens takes each channel that a side opens to a goroutine of its own, so that
-// none waits for another.
-func (s *Session) opens(ctx context.Context, gate engine.Gate, from From, channels <-chan ssh.NewChannel) {
-	for c := range channels {
-		if !s.enter() {
-			c.Reject(ssh.ResourceShortage, fmt.Sprintf("postern: more than %d channels on one connection", maxChannels)) //nolint:errcheck // the connection is gone then
-			continue
+// opens takes the channels that the agent opens, until its connection or ctx ends.
+func (s *Session) opens(ctx context.Context, gate engine.Gate) {
+	for {
+		select {
+		case c, more := <-s.Agent.Channels:
+			if !more {
+				return
+			}
+			s.opened(ctx, gate, Agent, c)
+		case <-ctx.Done():
+			return
 		}
-		g := gate.Beside()
-		s.running.Go(func() {
-			defer s.leave()
-			s.serve(ctx, g, from, c)
-		})
 	}
+}
+
+// opened takes a channel that a side opens to a goroutine of its own, so that none
+// waits for another.
+func (s *Session) opened(ctx context.Context, gate engine.Gate, from From, c ssh.NewChannel) {
+	if !s.enter() {
+		c.Reject(ssh.ResourceShortage, fmt.Sprintf("postern: more than %d channels on one connection", maxChannels)) //nolint:errcheck // the connection is gone then
+		return
+	}
+	g := gate.Beside()
+	s.running.Go(func() {
+		defer s.leave()
+		s.serve(ctx, g, from, c)
+	})
 }
 
 func (s *Session) enter() bool {
@@ -305,13 +321,12 @@ func (s *Session) dial(ctx context.Context, gate engine.Gate) (*Side, error) {
 	}
 	watching := gate.Beside()
 	s.running.Go(func() {
+		s.attend(ctx, gate, up)
 		if err := up.Conn.Wait(); err != nil && !errors.Is(err, io.EOF) && ctx.Err() == nil {
 			s.Log.Warn("the upstream's connection broke", "error", string(watching.Scrub([]byte(err.Error()))))
 		}
 		s.ended()
 	})
-	s.running.Go(func() { s.upstreamGlobals(up.Requests) })
-	s.running.Go(func() { s.opens(ctx, gate, Upstream, up.Channels) })
 	return &up, nil
 }
 

@@ -14,13 +14,7 @@ import (
 //
 // One that waits for a person lets those after it wait, keepalives among them.
 func (s *Session) globals(ctx context.Context, gate engine.Gate, requests <-chan *ssh.Request) {
-	waiting := newQueue(s.Limits.HeldBytes)
-	s.running.Go(func() {
-		waiting.fill(requests, func() {
-			s.cancel(&engine.Denial{Code: engine.Limit, Reason: "too many requests wait on the connection"})
-		})
-	})
-	for r := waiting.take(); r != nil; r = waiting.take() {
+	waiting := queue{most: s.Limits.HeldBytes, handle: func(r *ssh.Request) {
 		step := s.Codec.Global(Agent, r.Type, r.Payload)
 		x, d := decide(ctx, gate, step.Request)
 		ok, answer := false, []byte(nil)
@@ -29,7 +23,11 @@ func (s *Session) globals(ctx context.Context, gate engine.Gate, requests <-chan
 			end(x, ok || !r.WantReply)
 		}
 		r.Reply(ok, answer) //nolint:errcheck // the connection is gone then
-	}
+	}}
+	waiting.fill(requests, func() {
+		s.cancel(&engine.Denial{Code: engine.Limit, Reason: "too many requests wait on the connection"})
+	})
+	waiting.done()
 }
 
 func (s *Session) global(r *ssh.Request, step Step) (ok bool, answer []byte) {
@@ -56,11 +54,25 @@ func (s *Session) global(r *ssh.Request, step Step) (ok bool, answer []byte) {
 	return ok, answer
 }
 
-// upstreamGlobals answers the upstream's requests that belong to no channel. None
-// goes on to the agent: the host keys that it tells are its own.
-func (s *Session) upstreamGlobals(requests <-chan *ssh.Request) {
-	for r := range requests {
-		step := s.Codec.Global(Upstream, r.Type, r.Payload)
-		r.Reply(step.Do == Grant, nil) //nolint:errcheck // the connection is gone then
+// attend takes what the upstream begins, until its connection ends: channels, and
+// requests that belong to none. None of those goes on to the agent: the host keys
+// that it tells are its own.
+func (s *Session) attend(ctx context.Context, gate engine.Gate, up Side) {
+	for up.Channels != nil || up.Requests != nil {
+		select {
+		case c, more := <-up.Channels:
+			if !more {
+				up.Channels = nil
+				continue
+			}
+			s.opened(ctx, gate, Upstream, c)
+		case r, more := <-up.Requests:
+			if !more {
+				up.Requests = nil
+				continue
+			}
+			step := s.Codec.Global(Upstream, r.Type, r.Payload)
+			r.Reply(step.Do == Grant, nil) //nolint:errcheck // the connection is gone then
+		}
 	}
 }

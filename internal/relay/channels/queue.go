@@ -6,32 +6,26 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// queue takes requests off a connection as they come: the library reads nothing
-// of a connection while sixteen requests of a channel wait.
+// queue takes requests off a connection as they come, and has them handled in
+// order: the library reads nothing of a connection while sixteen requests of a
+// channel wait. While none waits it has one goroutine, that of fill.
 type queue struct {
-	most int // bytes of what waits
+	most   int // bytes of what waits
+	handle func(*ssh.Request)
 
-	mu    sync.Mutex
-	wake  sync.Cond
-	wait  []*ssh.Request
-	bytes int
-	ended bool
-}
-
-func newQueue(most int) *queue {
-	q := &queue{most: most}
-	q.wake.L = &q.mu
-	return q
+	mu      sync.Mutex
+	wait    []*ssh.Request
+	bytes   int
+	busy    bool // work runs
+	running sync.WaitGroup
 }
 
 // fill puts in all that comes, until there is no more. When it is too much, full
 // is called, which ends what the requests belong to; the rest is refused.
 func (q *queue) fill(requests <-chan *ssh.Request, full func()) {
-	defer q.end()
 	for r := range requests {
 		if !q.put(r) {
 			full()
-			q.end()
 			r.Reply(false, nil) //nolint:errcheck // the channel is gone then
 			ssh.DiscardRequests(requests)
 			return
@@ -47,32 +41,32 @@ func (q *queue) put(r *ssh.Request) bool {
 	}
 	q.bytes += len(r.Payload)
 	q.wait = append(q.wait, r)
-	q.wake.Signal()
+	if !q.busy {
+		q.busy = true
+		q.running.Go(q.work)
+	}
 	return true
 }
 
-func (q *queue) end() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.ended = true
-	q.wake.Signal()
+// work handles what waits.
+func (q *queue) work() {
+	for r := q.take(); r != nil; r = q.take() {
+		q.handle(r)
+	}
 }
 
-// take waits for the next request; nil when there are no more.
 func (q *queue) take() *ssh.Request {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.wait) == 0 && !q.ended {
-		q.wake.Wait()
-	}
 	if len(q.wait) == 0 {
+		q.busy, q.wait = false, nil
 		return nil
 	}
 	r := q.wait[0]
 	q.wait = q.wait[1:]
 	q.bytes -= len(r.Payload)
-	if len(q.wait) == 0 {
-		q.wait = nil
-	}
 	return r
 }
+
+// done waits until all that fill put in is handled.
+func (q *queue) done() { q.running.Wait() }
