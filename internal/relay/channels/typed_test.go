@@ -153,7 +153,7 @@ func TestTypedLineIsApproved(t *testing.T) {
 	y.types("ask me\rnext\r")
 	<-h.asked
 	y.waits(&y.shown, "approve a1\r\n")
-	if got := y.waits(&y.read, ""); got != "ask me" {
+	if got := y.waits(&y.read, "ask me"); got != "ask me" { // and not what is typed behind it
 		t.Errorf("the shell read %q before the answer", got)
 	}
 	h.answer <- nil
