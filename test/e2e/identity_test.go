@@ -357,7 +357,7 @@ func TestLauncherDoesNotApprove(t *testing.T) {
 	defer w.by(personUID, "logout", "corp") //nolint:errcheck // it may be logged out
 	agent := startAgent(t, p.run([]string{"--tier", "strict"}, "psql", "-X", "-A", "-t"))
 	defer agent.stop()
-	agent.send("DELETE FROM orders WHERE id = 999;")
+	agent.send(wideDelete)
 	id := agent.asked()
 	out, err := w.by(personUID, "approve", id, "--reason", "mine")
 	if err == nil {
