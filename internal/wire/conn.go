@@ -74,6 +74,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if c.w > c.r {
 		n := copy(p, c.buf[c.r:c.w])
 		c.Discard(n)
+		if c.w == 0 && c.large == nil && !c.lent {
+			c.buf = nil // who reads so has a buffer of his own
+		}
 		return n, nil
 	}
 	n, err := c.now.Read(p)

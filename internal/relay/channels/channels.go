@@ -176,8 +176,9 @@ func (s *Session) Run(ctx context.Context) (err error) {
 	global, opened, backward := s.Gate.Beside(), s.Gate.Beside(), s.Gate.Beside()
 	s.reach = sync.OnceValues(func() (*Side, error) { return s.dial(ctx, backward) })
 	away := make(chan struct{}) // closed when the agent's connection has ended
-	s.running.Go(func() { s.globals(ctx, global, s.Agent.Requests) })
-	s.opens(ctx, opened)
+	asked := s.globals(ctx, global)
+	s.begins(ctx, opened, asked)
+	s.running.Go(func() { ssh.DiscardRequests(s.Agent.Requests) })
 	s.running.Go(func() {
 		for c := range s.Agent.Channels {
 			c.Reject(ssh.ResourceShortage, "postern: the session is over") //nolint:errcheck // the connection is gone then
@@ -199,6 +200,7 @@ func (s *Session) Run(ctx context.Context) (err error) {
 		s.linger()
 	}
 	s.close()
+	asked.done()
 	s.running.Wait()
 	if cause == errOver || cause == errGone {
 		return nil
@@ -257,15 +259,26 @@ func (s *Session) closeUpstream() {
 	}
 }
 
-// opens takes the channels that the agent opens, until its connection or ctx ends.
-func (s *Session) opens(ctx context.Context, gate engine.Gate) {
-	for {
+// begins takes what the agent begins, until its connection or ctx ends: channels,
+// and requests that belong to none.
+func (s *Session) begins(ctx context.Context, gate engine.Gate, asked *queue) {
+	channels, requests := s.Agent.Channels, s.Agent.Requests
+	for channels != nil || requests != nil {
 		select {
-		case c, more := <-s.Agent.Channels:
+		case c, more := <-channels:
 			if !more {
-				return
+				channels = nil
+				continue
 			}
 			s.opened(ctx, gate, Agent, c)
+		case r, more := <-requests:
+			switch {
+			case !more:
+				requests = nil
+			case !asked.put(r):
+				s.cancel(&engine.Denial{Code: engine.Limit, Reason: "too many requests wait on the connection"})
+				r.Reply(false, nil) //nolint:errcheck // the connection is gone then
+			}
 		case <-ctx.Done():
 			return
 		}

@@ -9,12 +9,12 @@ import (
 	"github.com/postern/postern/internal/engine"
 )
 
-// globals goes through the agent's requests that belong to no channel, in order:
+// globals handles the agent's requests that belong to no channel, in order:
 // their answers have nothing else by which they are told apart.
 //
 // One that waits for a person lets those after it wait, keepalives among them.
-func (s *Session) globals(ctx context.Context, gate engine.Gate, requests <-chan *ssh.Request) {
-	waiting := queue{most: s.Limits.HeldBytes, handle: func(r *ssh.Request) {
+func (s *Session) globals(ctx context.Context, gate engine.Gate) *queue {
+	return &queue{most: s.Limits.HeldBytes, handle: func(r *ssh.Request) {
 		step := s.Codec.Global(Agent, r.Type, r.Payload)
 		x, d := decide(ctx, gate, step.Request)
 		ok, answer := false, []byte(nil)
@@ -24,10 +24,6 @@ func (s *Session) globals(ctx context.Context, gate engine.Gate, requests <-chan
 		}
 		r.Reply(ok, answer) //nolint:errcheck // the connection is gone then
 	}}
-	waiting.fill(requests, func() {
-		s.cancel(&engine.Denial{Code: engine.Limit, Reason: "too many requests wait on the connection"})
-	})
-	waiting.done()
 }
 
 func (s *Session) global(r *ssh.Request, step Step) (ok bool, answer []byte) {

@@ -8,7 +8,7 @@ import (
 
 // queue takes requests off a connection as they come, and has them handled in
 // order: the library reads nothing of a connection while sixteen requests of a
-// channel wait. While none waits it has one goroutine, that of fill.
+// channel wait. While none waits it has no goroutine of its own.
 type queue struct {
 	most   int // bytes of what waits
 	handle func(*ssh.Request)
