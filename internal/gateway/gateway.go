@@ -91,26 +91,39 @@ func (g *Gateway) Listen(ctx context.Context, l Acceptor, claim Claim) error {
 // acceptPause is how long a failing accept rests, so that it does not spin.
 const acceptPause = 50 * time.Millisecond
 
-// Drain lets running sessions end by themselves until ctx does, then ends
-// those that are left with a word to their clients, and returns when all have
-// ended. The caller has closed the listeners; what they had accepted is served
-// as long as there is time.
+// Drain ends sessions on which nothing is under way, lets the others end by
+// themselves until ctx does, then ends those that are left, and returns when all
+// have ended. Clients are told. The caller has closed the listeners; what they had
+// accepted is served as long as there is time.
 func (g *Gateway) Drain(ctx context.Context) {
+	stopping := &engine.Denial{Code: engine.Ended, Reason: "the gateway is stopping", Help: "connect again in a moment"}
 	done := make(chan struct{})
 	go func() { g.running.Wait(); close(done) }()
-	select {
-	case <-done:
-		return
-	case <-ctx.Done():
+	tick := time.NewTicker(drainEvery)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		g.endSessions(func(s *session) *engine.Denial {
+			if !s.settled() {
+				return nil
+			}
+			return stopping
+		})
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+		case <-ctx.Done():
+		}
 	}
 	g.mu.Lock()
 	g.draining = true
 	g.mu.Unlock()
-	g.endSessions(func(*session) *engine.Denial {
-		return &engine.Denial{Code: engine.Ended, Reason: "the gateway is stopping", Help: "connect again in a moment"}
-	})
+	g.endSessions(func(*session) *engine.Denial { return stopping })
 	<-done
 }
+
+// drainEvery is how often it is looked for sessions on which nothing is under way.
+const drainEvery = 100 * time.Millisecond
 
 // endSessions ends the sessions for which why returns a reason.
 func (g *Gateway) endSessions(why func(*session) *engine.Denial) (ended int) {

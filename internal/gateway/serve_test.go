@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -272,6 +273,30 @@ func TestDrain(t *testing.T) {
 		w.recorded("leaves", "opened planner orders", "intent app", "request 1 read a", "verdict 1 allow reads", "outcome 1 ok", "end relay: the client left")
 		w.recorded("stays", "opened planner orders", "intent app", "denial 0 ended ", "end relay: the gateway is stopping")
 		w.recorded("greets", "opened planner orders", "denial 0 ended ", "end greet: the gateway is stopping")
+	})
+}
+
+// TestDrainEndsWhatIsSettled: a session on which nothing is under way is not waited
+// for, unless something just was.
+func TestDrainEndsWhatIsSettled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		var settled atomic.Bool
+		w.lines.settles = settled.Load
+		c := w.login("planner", "s1")
+		synctest.Wait()
+		began := time.Now()
+		done := make(chan struct{})
+		go func() { w.drained(); close(done) }()
+		time.Sleep(4 * time.Second)
+		c.asks("read a", "ok read a") // it is not settled, and goes on
+		settled.Store(true)
+		c.hears("bye ended the gateway is stopping")
+		c.ends()
+		<-done
+		if took := time.Since(began).Round(time.Second); took != 4*time.Second+settledAfter {
+			t.Error("drained after", took)
+		}
 	})
 }
 

@@ -325,6 +325,7 @@ func (w *world) recorded(session string, want ...string) {
 // is its verb.
 type lines struct {
 	forward func(line string) // called for what goes upstream, before it is noted
+	settles func() bool       // nil: it never does
 	relay   func(ctx context.Context, client *wire.Conn, up engine.Upstream, gate engine.Gate) error
 
 	mu        sync.Mutex
@@ -335,6 +336,8 @@ type lines struct {
 func (l *lines) protocol() engine.Protocol {
 	return engine.Protocol{Name: "lines", Verbs: []string{"read", "write", "drop"}, New: func(engine.Env) (engine.Engine, error) { return l, nil }}
 }
+
+func (l *lines) Settle() bool { return l.settles != nil && l.settles() }
 
 func (l *lines) sent() []string {
 	l.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // TestReload: the new configuration counts for the next request of running
@@ -54,19 +55,35 @@ func TestReload(t *testing.T) {
 	mustContain(t, w.metrics(t), "postern_config_last_reload_successful 1")
 }
 
-// TestDrain: told to stop, the daemon refuses who comes and lets who is there
-// finish; a start afterwards finds everything in order.
+// TestDrain: told to stop, the daemon lets who comes wait and who is at work
+// finish, and tells those on which nothing is under way to connect again; a start afterwards finds everything in order.
 func TestDrain(t *testing.T) {
 	w := theWorld
 	s := w.psqlSession(t, "planner", "orders")
 	mustContain(t, s.do("SELECT 'before';"), "before")
-	s.send("SELECT pg_sleep(1); SELECT 'finished';")
+	idle, open := w.psqlSession(t, "planner", "orders"), w.psqlSession(t, "planner", "orders")
+	idle.do("SELECT 'idle';")
+	open.do("BEGIN; SELECT 'open';")
+	s.send("SELECT pg_sleep(6); SELECT 'finished';")
 	attached, err := w.postern.GuardCommand("check", "--json").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	stopped := make(chan error, 1)
 	go func() { stopped <- w.postern.StopDaemon(syscall.SIGTERM) }()
+	// Nobody waits for the one on which nothing is under way; the others go on.
+	for {
+		_, since, ok := strings.Cut(w.daemonLog(), "msg=stopping")
+		if ok && strings.Contains(since, "the gateway is stopping") {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	mustContain(t, open.do("SELECT 'still open'; COMMIT; SELECT 'committed';"), "still open", "committed")
+	open.stop()
+	idle.send("SELECT 1;")
+	mustContain(t, idle.expect("connection to server was lost"), "the gateway is stopping")
+	idle.stop()
 	mustContain(t, s.answer(), "finished")
 	s.stop()
 	if err := <-stopped; err != nil {

@@ -249,6 +249,9 @@ func (c *codec) Pending(out *messages.Out, p engine.Pending) {
 // Idle implements messages.Codec.
 func (c *codec) Idle() bool { return c.queue.empty() && c.hold == nil }
 
+// Settled implements messages.Codec.
+func (c *codec) Settled() bool { return c.tx == 'I' }
+
 // Goodbye implements messages.Codec.
 func (c *codec) Goodbye(out *messages.Out, d *engine.Denial) {
 	out.Down = appendFatal(out.Down, d, c.session)

@@ -15,6 +15,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/relay/messages"
@@ -85,6 +86,14 @@ type conn struct {
 	known     bool              // user and database are those of the placeholder
 	secured   bool              // the agent's leg is TLS
 	binding   []byte
+
+	relay atomic.Pointer[messages.Session] // nil before it has logged in
+}
+
+// Settle implements engine.Settler.
+func (c *conn) Settle() bool {
+	relay := c.relay.Load()
+	return relay != nil && relay.Settle()
 }
 
 // Relay implements engine.Engine.

@@ -50,6 +50,7 @@ func (c *conn) session(ctx context.Context, client *wire.Conn, up engine.Upstrea
 	if _, err := client.Write(welcome(l, identity, cancelKey)); err != nil {
 		return fmt.Errorf("tell the client that it is logged in: %w", err)
 	}
+	c.relay.Store(relay)
 	return relay.Run(ctx)
 }
 

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/crypto/ssh"
 
@@ -114,6 +115,7 @@ type conn struct {
 	agent  *channels.Side // nil before it has logged in
 	user   string         // that it logged in as
 	denied *engine.Denial // what it proved was wrong: nothing else counts any more
+	relay  atomic.Pointer[channels.Session]
 }
 
 // Relay implements engine.Engine.
@@ -124,7 +126,14 @@ func (c *conn) Relay(ctx context.Context, _ *wire.Conn, up engine.Upstream, gate
 		Dial:   func(ctx context.Context) (channels.Side, error) { return c.dial(ctx, up, dialling) },
 		Limits: c.env.Limits, Log: c.env.Log,
 	}
+	c.relay.Store(s)
 	return s.Run(ctx)
+}
+
+// Settle implements engine.Settler.
+func (c *conn) Settle() bool {
+	relay := c.relay.Load()
+	return relay != nil && relay.Settle()
 }
 
 // dial reaches the upstream and logs in.

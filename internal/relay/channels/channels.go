@@ -156,6 +156,7 @@ type Session struct {
 	mu       sync.Mutex
 	open     int  // channels
 	closing  bool // nothing is dialled any more
+	settled  bool // no channel is opened any more
 	channels map[*channel]bool
 	silent   chan struct{} // closed when no channel is left, once somebody waits for that
 	upstream *Side
@@ -206,6 +207,14 @@ func (s *Session) Run(ctx context.Context) (err error) {
 		return nil
 	}
 	return cause
+}
+
+// Settle says whether no channel is open. If so, none is opened from then on.
+func (s *Session) Settle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settled = s.settled || s.open == 0
+	return s.settled
 }
 
 // part lets an agent that has been told that all is over hang up by itself: what
@@ -302,7 +311,7 @@ func (s *Session) opened(ctx context.Context, gate engine.Gate, from From, c ssh
 func (s *Session) enter() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open >= maxChannels {
+	if s.open >= maxChannels || s.settled {
 		return false
 	}
 	s.open++

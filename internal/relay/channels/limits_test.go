@@ -197,6 +197,29 @@ func TestTooManyChannels(t *testing.T) {
 	}
 }
 
+// TestSettle: a connection without channels takes none once it was told so; one
+// with a channel goes on.
+func TestSettle(t *testing.T) {
+	w := newWorld(t).start()
+	c, r := w.open("session", nil)
+	if w.session.Settle() {
+		t.Error("settled, with a channel open")
+	}
+	if other, _, err := w.client.OpenChannel("session", nil); err != nil {
+		t.Error("it takes no more channels:", err)
+	} else {
+		other.Close()
+	}
+	c.Close()
+	<-r.done
+	for !w.session.Settle() {
+		time.Sleep(time.Millisecond) // until the channels have ended
+	}
+	if _, _, err := w.client.OpenChannel("session", nil); err == nil {
+		t.Error("it took a channel")
+	}
+}
+
 // TestForwarded: both directions of a forwarded connection end by themselves.
 func TestForwarded(t *testing.T) {
 	w := newWorld(t)

@@ -42,6 +42,7 @@ type world struct {
 	agent    net.Conn // the client's end
 	upstream *ssh.ServerConn
 	far      net.Conn // the upstream's end
+	session  *Session
 	cancel   context.CancelCauseFunc
 	over     chan struct{}
 	err      error
@@ -113,6 +114,7 @@ func (w *world) start() *world {
 	s := &Session{
 		ID: "s1", Agent: <-accepted, Gate: w.gate, Codec: codec{w}, Dial: w.dial, Limits: w.limits, Log: slog.New(slog.DiscardHandler),
 	}
+	w.session = s
 	ctx, cancel := context.WithCancelCause(context.Background())
 	w.cancel = cancel
 	go func() {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/postern/postern/internal/engine"
@@ -452,5 +453,44 @@ func TestBufferedBytesAreTakenFirst(t *testing.T) {
 		if got := answered(); string(got) != "goodbye: bad line\n" {
 			t.Errorf("%q", got)
 		}
+	})
+}
+
+// TestSettle: a session on which nothing is under way takes no further request.
+// One whose upstream owes an answer, that waits for a person, or with an open
+// transaction is not told so, and goes on.
+func TestSettle(t *testing.T) {
+	p, gate := asking()
+	play(t, gate, func(s *wiretest.Session, relay *Session, _ *toy) {
+		not := func(why string) {
+			t.Helper()
+			synctest.Wait()
+			if relay.Settle() {
+				t.Error("settled: " + why)
+			}
+		}
+		s.Client.Say(line("ask one"))
+		s.Upstream().Hear(line("ask one"))
+		not("an answer is owed")
+		s.Upstream().Say(line("answer"))
+		s.Client.Hear(line("answer"))
+		s.Client.Say(line("ask wait"))
+		s.Client.Hear(line("waiting for a1"))
+		not("a person is asked")
+		p.say() <- &engine.Denial{Reason: "no"}
+		s.Client.Hear(line("denied: no"))
+		s.Client.Say(line("begin"))
+		s.Upstream().Hear(line("begin"))
+		not("a transaction is open")
+		s.Client.Say(line("commit"))
+		s.Upstream().Hear(line("commit"))
+		synctest.Wait()
+		for range 2 {
+			if !relay.Settle() {
+				t.Error("not settled, though nothing is under way")
+			}
+		}
+		s.Client.Say(line("ask two"))
+		s.Upstream().HearNothing()
 	})
 }

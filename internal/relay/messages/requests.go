@@ -82,7 +82,7 @@ func (s *Session) take(ctx context.Context) (need int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	for !s.ended {
+	for !s.ended && !s.settled {
 		buf := s.Client.Buffered()
 		n, need, err := s.Codec.SplitRequest(buf)
 		if err == nil {
@@ -122,6 +122,8 @@ func (s *Session) decide(ctx context.Context, step Step) error {
 	if r == nil {
 		return nil
 	}
+	s.deciding = true
+	defer func() { s.deciding = false }()
 	if !s.Resolver.Known(r) {
 		if err := s.unlocked(func() error { return s.resolve(ctx, r) }); err != nil {
 			return s.denied(err)

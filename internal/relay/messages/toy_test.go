@@ -23,6 +23,7 @@ type toy struct {
 	owed   []engine.Exchange
 	denied []string // by text of the request, in order
 	broken bool
+	open   bool // a transaction
 }
 
 func lines(buf []byte) (n, need int, err error) {
@@ -50,6 +51,8 @@ func (c *toy) Request(out *Out, msg []byte) (Step, error) {
 	case "bye":
 		out.Up = append(out.Up, msg...)
 		return Step{End: true}, nil
+	case "begin", "commit":
+		c.open = verb == "begin"
 	case "bad":
 		return Step{}, &engine.Denial{Code: engine.Malformed, Reason: "bad line"}
 	}
@@ -89,6 +92,8 @@ func (c *toy) Response(out *Out, msg []byte) error {
 func (c *toy) Held() Held { return nil }
 
 func (c *toy) Idle() bool { return len(c.owed) == 0 }
+
+func (c *toy) Settled() bool { return !c.open }
 
 func (c *toy) Goodbye(out *Out, d *engine.Denial) {
 	out.Down = append(out.Down, "goodbye: "+d.Reason+"\n"...)
