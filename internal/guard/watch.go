@@ -212,7 +212,8 @@ type place struct {
 // cover opens listeners for the processes of agents in a cgroup and below that
 // are in a network namespace of their own and have none there, and notes them.
 // What fails is tried again by who calls again: in a new namespace nothing can
-// listen before lo is up.
+// listen before lo is up. A run that is being launched has its own opened when it
+// is.
 func (w *watch) cover(dir string, covered map[place]bool) error {
 	doors := w.server.doors
 	if !doors.wanted() {
@@ -229,7 +230,7 @@ func (w *watch) cover(dir string, covered map[place]bool) error {
 		if in != last {
 			agent, last = nearest(w.agents(), strings.TrimPrefix(in, w.server.mount+"/")), in
 		}
-		if agent == nil || covered[place{agent.Name, inode}] {
+		if agent == nil || covered[place{agent.Name, inode}] || beingLaunched(in, pid) {
 			return
 		}
 		n, _ := strconv.Atoi(pid)
@@ -242,6 +243,16 @@ func (w *watch) cover(dir string, covered map[place]bool) error {
 		}
 	})
 	return errors.Join(err, failed)
+}
+
+// beingLaunched says whether a process of a run is still the guard's program.
+func beingLaunched(in, pid string) bool {
+	own, err := os.Stat("/proc/self/exe")
+	if err != nil || !strings.HasPrefix(filepath.Base(in), RunPrefix) {
+		return false
+	}
+	exe, err := os.Stat(filepath.Join("/proc", pid, "exe"))
+	return err == nil && os.SameFile(own, exe)
 }
 
 // agents are those of the configuration, which is read when its file is another

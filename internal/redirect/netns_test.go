@@ -332,3 +332,36 @@ func TestListenerIsHandedOver(t *testing.T) {
 		a.close(fd)
 	}
 }
+
+// TestListenerWhileLoComesUp: a listener that is opened while lo is set up, which
+// has 127.0.0.1 before it has ::1, is there in both families: else the port would
+// be anybody's in one, and nothing would get through by it.
+func TestListenerWhileLoComesUp(t *testing.T) {
+	w := newWorld(t)
+	w.in(w.namespace(), func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		// As it is for a moment: an address of a link that is down can be listened on.
+		if err := netlink.AddrAdd(lo, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(127, 0, 0, 1), Mask: net.CIDRMask(8, 32)}}); err != nil {
+			return err
+		}
+		links, err := netlink.NewHandle() // of this namespace
+		if err != nil {
+			return err
+		}
+		defer links.Close()
+		up := make(chan error, 1)
+		time.AfterFunc(10*time.Millisecond, func() { up <- links.LinkSetUp(lo) })
+		l, err := w.kernel.ListenIn(lowPolicy, 1<<40)
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		if len(l.TCP) != 2 || len(l.DNS.TCP) != 2 || len(l.DNS.UDP) != 2 {
+			t.Errorf("%d, %d and %d sockets: it is not there in both families", len(l.TCP), len(l.DNS.TCP), len(l.DNS.UDP))
+		}
+		return <-up
+	})
+}

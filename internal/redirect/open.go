@@ -8,7 +8,9 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -152,6 +154,10 @@ func pair[S socket](listen func(netip.AddrPort) (S, uint16, error), prefer uint1
 			continue
 		}
 		v6, _, err := listen(netip.AddrPortFrom(netip.IPv6Loopback(), port))
+		for tries := 0; errors.Is(err, unix.EADDRNOTAVAIL) && tries < loTries && ipv6OnLo(); tries++ {
+			time.Sleep(time.Millisecond)
+			v6, _, err = listen(netip.AddrPortFrom(netip.IPv6Loopback(), port))
+		}
 		switch {
 		case err == nil:
 			return []S{v4, v6}, port, nil
@@ -166,6 +172,17 @@ func pair[S socket](listen func(netip.AddrPort) (S, uint16, error), prefer uint1
 		prefer = 0
 	}
 	return nil, 0, fmt.Errorf("find a port free on 127.0.0.1 and ::1: %w", last)
+}
+
+// loTries is how many milliseconds ::1 is waited for where lo is to have it. While
+// lo is set up it has 127.0.0.1 first.
+const loTries = 50
+
+// ipv6OnLo says whether lo has ::1, or will have it when it is up, in the calling
+// thread's network namespace.
+func ipv6OnLo() bool {
+	off, err := os.ReadFile("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
+	return err == nil && strings.TrimSpace(string(off)) == "0"
 }
 
 func (l *Listener) listenTCP(at netip.AddrPort) (net.Listener, uint16, error) {
