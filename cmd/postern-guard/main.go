@@ -214,7 +214,19 @@ func serve(o options) error {
 		return fmt.Errorf("the policy root is not closed (%s): run `postern-guard attach` first", problems[0])
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	server, err := guard.New(guard.Options{Log: log, Config: o.config, Redirect: where, Daemon: daemon, Grace: o.grace, Bubblewrap: o.bubblewrap})
+	closed := where.Cgroup + " is closed"
+	server, err := guard.New(guard.Options{
+		Log: log, Config: o.config, Redirect: where, Daemon: daemon, Grace: o.grace, Bubblewrap: o.bubblewrap,
+		Attended: func(there bool) {
+			line := closed + "; no daemon is connected"
+			if there {
+				line = closed + "; the daemon is connected"
+			}
+			if err := supervisor.Status(line); err != nil {
+				log.Warn("systemd", "error", err)
+			}
+		},
+	})
 	if err != nil {
 		return err
 	}
@@ -230,7 +242,7 @@ func serve(o options) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	log.Info("guard serves", "socket", cfg.Guard.Socket, "root", where.Cgroup, "version", version.String())
-	if err := supervisor.Ready(where.Cgroup + " is closed"); err != nil {
+	if err := supervisor.Ready(closed); err != nil {
 		log.Warn("systemd", "error", err)
 	}
 	return server.Serve(ctx, l)

@@ -50,6 +50,7 @@ type doors struct {
 	root   string // the policy root, as a path
 	home   uint64 // inode of the guard's own network namespace
 	grace  time.Duration
+	tell   func(bool) // that there is a daemon, or is none
 
 	mu      sync.Mutex
 	kept    map[doorKey]*door
@@ -80,7 +81,7 @@ func newDoors(k *redirect.Kernel, log *slog.Logger, root string) (*doors, error)
 		return nil, err
 	}
 	return &doors{
-		kernel: k, log: log, root: root, home: home, grace: graceTime,
+		kernel: k, log: log, root: root, home: home, grace: graceTime, tell: func(bool) {},
 		kept: map[doorKey]*door{}, daemons: map[*net.UnixConn]bool{},
 	}, nil
 }
@@ -277,6 +278,7 @@ func (d *doors) attend(conn *net.UnixConn) {
 			d.push(conn, o.listener)
 		}
 	}
+	d.tell(true)
 	d.mu.Unlock()
 	var nothing request
 	files, _ := readFrame(conn, &nothing) // ends with the daemon
@@ -284,6 +286,9 @@ func (d *doors) attend(conn *net.UnixConn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.daemons, conn)
+	if len(d.daemons) == 0 {
+		d.tell(false)
+	}
 	if len(d.daemons) == 0 && d.ending == nil {
 		d.log.Info("no daemon; connections are queued", "for", d.grace)
 		d.ending = time.AfterFunc(d.grace, d.end)

@@ -52,6 +52,9 @@ type Options struct {
 	Redirect redirect.Options // the policy root and its pins
 	Daemon   uint32           // uid of posternd
 	Grace    time.Duration    // how long connections are queued without a daemon; default 15 s
+	// Attended is told when the daemon is there, with all its listeners kept, and when
+	// it no longer is. Nil: nobody is told.
+	Attended func(bool)
 	// Bubblewrap is its path; empty: what FindBubblewrap finds.
 	Bubblewrap string
 }
@@ -87,6 +90,9 @@ func New(o Options) (*Server, error) {
 	}
 	if o.Grace > 0 {
 		doors.grace = o.Grace
+	}
+	if o.Attended != nil {
+		doors.tell = o.Attended
 	}
 	return &Server{Options: o, mount: mount, kernel: kernel, doors: doors, slots: make(chan struct{}, maxPeers)}, nil
 }

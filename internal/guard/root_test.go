@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -178,7 +179,8 @@ func attended(t *testing.T, o redirect.Options) (Client, <-chan News) {
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(Options{Log: slog.New(slog.DiscardHandler), Config: config, Redirect: o})
+	var attended atomic.Bool
+	s, err := New(Options{Log: slog.New(slog.DiscardHandler), Config: config, Redirect: o, Attended: attended.Store})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,9 +195,7 @@ func attended(t *testing.T, o redirect.Options) (Client, <-chan News) {
 	news := make(chan News, 64)
 	go func() { done <- Client{Socket: socket}.Attend(ctx, func(n News) { news <- n }) }()
 	eventually(t, "the daemon attends", func() error {
-		s.doors.mu.Lock()
-		defer s.doors.mu.Unlock()
-		if len(s.doors.daemons) == 0 {
+		if !attended.Load() {
 			return errors.New("nobody")
 		}
 		return nil
@@ -207,6 +207,12 @@ func attended(t *testing.T, o redirect.Options) (Client, <-chan News) {
 				t.Error(err)
 			}
 		}
+		eventually(t, "nobody attends", func() error {
+			if attended.Load() {
+				return errors.New("somebody does")
+			}
+			return nil
+		})
 	})
 	return Client{Socket: socket}, news
 }

@@ -14,6 +14,9 @@ import (
 // Ready says that the process serves, with a line for `systemctl status`.
 func Ready(status string) error { return tell(daemon.SdNotifyReady + "\nSTATUS=" + status) }
 
+// Status is another line for `systemctl status`.
+func Status(line string) error { return tell("STATUS=" + line) }
+
 // Stopping says that the process has begun to end.
 func Stopping() error { return tell(daemon.SdNotifyStopping) }
 
