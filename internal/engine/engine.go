@@ -76,11 +76,11 @@ type Engine interface {
 	Refuse(client *wire.Conn, d *Denial)
 }
 
-// Settler is what an Engine may be besides. Settle says whether nothing of its
+// Quiescer is what an Engine may be besides. Quiesce says whether nothing of its
 // session is under way, no request and no transaction. Such a session takes no
-// request from then on: it is ended next, and nothing is lost by that. Settle may
+// request from then on: it is ended next, and nothing is lost by that. Quiesce may
 // be called by any goroutine, as long as Relay runs.
-type Settler interface{ Settle() bool }
+type Quiescer interface{ Quiesce() bool }
 
 // Flow is what the kernel attests about one connection.
 type Flow struct {

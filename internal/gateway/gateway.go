@@ -103,7 +103,7 @@ func (g *Gateway) Drain(ctx context.Context) {
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		g.endSessions(func(s *session) *engine.Denial {
-			if !s.settled() {
+			if !s.quiescent() {
 				return nil
 			}
 			return stopping

@@ -276,25 +276,25 @@ func TestDrain(t *testing.T) {
 	})
 }
 
-// TestDrainEndsWhatIsSettled: a session on which nothing is under way is not waited
+// TestDrainEndsWhatIsQuiescent: a session on which nothing is under way is not waited
 // for, unless something just was.
-func TestDrainEndsWhatIsSettled(t *testing.T) {
+func TestDrainEndsWhatIsQuiescent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		var settled atomic.Bool
-		w.lines.settles = settled.Load
+		var quiet atomic.Bool
+		w.lines.quiesces = quiet.Load
 		c := w.login("planner", "s1")
 		synctest.Wait()
 		began := time.Now()
 		done := make(chan struct{})
 		go func() { w.drained(); close(done) }()
 		time.Sleep(4 * time.Second)
-		c.asks("read a", "ok read a") // it is not settled, and goes on
-		settled.Store(true)
+		c.asks("read a", "ok read a") // something is under way, and goes on
+		quiet.Store(true)
 		c.hears("bye ended the gateway is stopping")
 		c.ends()
 		<-done
-		if took := time.Since(began).Round(time.Second); took != 4*time.Second+settledAfter {
+		if took := time.Since(began).Round(time.Second); took != 4*time.Second+quietAfter {
 			t.Error("drained after", took)
 		}
 	})

@@ -43,7 +43,7 @@ type session struct {
 	used     secret.Credential // that the upstream was last shown
 	refused  bool              // it did not take one
 	waits    int               // requests that wait for a person, which is not idleness
-	settler  engine.Settler    // the protocol's, while it relays; nil: it cannot say
+	quiescer engine.Quiescer   // the protocol's, while it relays; nil: it cannot say
 }
 
 // activity remembers when bytes last moved.
@@ -236,9 +236,9 @@ func (s *session) greet(e engine.Engine) (*engine.Intent, error) {
 
 // relay runs the protocol until one side ends.
 func (s *session) relay(e engine.Engine) {
-	if e, ok := e.(engine.Settler); ok {
+	if e, ok := e.(engine.Quiescer); ok {
 		s.mu.Lock()
-		s.settler = e
+		s.quiescer = e
 		s.mu.Unlock()
 	}
 	err := e.Relay(s.ctx, s.client, s, s.gate)
@@ -296,20 +296,20 @@ func (s *session) wait(waits bool) {
 	}
 }
 
-// settled says whether nothing is lost when the session ends now: nothing is under
+// quiescent says whether nothing is lost when the session ends now: nothing is under
 // way on it, and nothing was just now, as between a login and the first request.
-func (s *session) settled() bool {
-	if s.idleSince(s.gateway.Now()) < settledAfter {
+func (s *session) quiescent() bool {
+	if s.idleSince(s.gateway.Now()) < quietAfter {
 		return false
 	}
 	s.mu.Lock()
-	settler := s.settler
+	quiescer := s.quiescer
 	s.mu.Unlock()
-	return settler != nil && settler.Settle()
+	return quiescer != nil && quiescer.Quiesce()
 }
 
-// settledAfter is how long nothing has happened on a session that may be settled.
-const settledAfter = 2 * time.Second
+// quietAfter is how long nothing has happened on a session that may be quiescent.
+const quietAfter = 2 * time.Second
 
 // idleSince is how long no byte has moved and nobody was waited for.
 func (s *session) idleSince(now time.Time) time.Duration {

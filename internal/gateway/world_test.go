@@ -324,9 +324,9 @@ func (w *world) recorded(session string, want ...string) {
 // lines is a protocol: a greeting, then one request per line, whose first word
 // is its verb.
 type lines struct {
-	forward func(line string) // called for what goes upstream, before it is noted
-	settles func() bool       // nil: it never does
-	relay   func(ctx context.Context, client *wire.Conn, up engine.Upstream, gate engine.Gate) error
+	forward  func(line string) // called for what goes upstream, before it is noted
+	quiesces func() bool       // nil: it never does
+	relay    func(ctx context.Context, client *wire.Conn, up engine.Upstream, gate engine.Gate) error
 
 	mu        sync.Mutex
 	forwarded []string
@@ -337,7 +337,7 @@ func (l *lines) protocol() engine.Protocol {
 	return engine.Protocol{Name: "lines", Verbs: []string{"read", "write", "drop"}, New: func(engine.Env) (engine.Engine, error) { return l, nil }}
 }
 
-func (l *lines) Settle() bool { return l.settles != nil && l.settles() }
+func (l *lines) Quiesce() bool { return l.quiesces != nil && l.quiesces() }
 
 func (l *lines) sent() []string {
 	l.mu.Lock()

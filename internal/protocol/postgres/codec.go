@@ -249,8 +249,8 @@ func (c *codec) Pending(out *messages.Out, p engine.Pending) {
 // Idle implements messages.Codec.
 func (c *codec) Idle() bool { return c.queue.empty() && c.hold == nil }
 
-// Settled implements messages.Codec.
-func (c *codec) Settled() bool { return c.tx == 'I' }
+// InTransaction implements messages.Codec.
+func (c *codec) InTransaction() bool { return c.tx != 'I' }
 
 // Goodbye implements messages.Codec.
 func (c *codec) Goodbye(out *messages.Out, d *engine.Denial) {

@@ -90,10 +90,10 @@ type conn struct {
 	relay atomic.Pointer[messages.Session] // nil before it has logged in
 }
 
-// Settle implements engine.Settler.
-func (c *conn) Settle() bool {
+// Quiesce implements engine.Quiescer.
+func (c *conn) Quiesce() bool {
 	relay := c.relay.Load()
-	return relay != nil && relay.Settle()
+	return relay != nil && relay.Quiesce()
 }
 
 // Relay implements engine.Engine.

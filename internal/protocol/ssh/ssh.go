@@ -130,10 +130,10 @@ func (c *conn) Relay(ctx context.Context, _ *wire.Conn, up engine.Upstream, gate
 	return s.Run(ctx)
 }
 
-// Settle implements engine.Settler.
-func (c *conn) Settle() bool {
+// Quiesce implements engine.Quiescer.
+func (c *conn) Quiesce() bool {
 	relay := c.relay.Load()
-	return relay != nil && relay.Settle()
+	return relay != nil && relay.Quiesce()
 }
 
 // dial reaches the upstream and logs in.

@@ -156,7 +156,7 @@ type Session struct {
 	mu       sync.Mutex
 	open     int  // channels
 	closing  bool // nothing is dialled any more
-	settled  bool // no channel is opened any more
+	quiet    bool // no channel is opened any more
 	channels map[*channel]bool
 	silent   chan struct{} // closed when no channel is left, once somebody waits for that
 	upstream *Side
@@ -209,12 +209,12 @@ func (s *Session) Run(ctx context.Context) (err error) {
 	return cause
 }
 
-// Settle says whether no channel is open. If so, none is opened from then on.
-func (s *Session) Settle() bool {
+// Quiesce says whether no channel is open. If so, none is opened from then on.
+func (s *Session) Quiesce() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.settled = s.settled || s.open == 0
-	return s.settled
+	s.quiet = s.quiet || s.open == 0
+	return s.quiet
 }
 
 // part lets an agent that has been told that all is over hang up by itself: what
@@ -311,7 +311,7 @@ func (s *Session) opened(ctx context.Context, gate engine.Gate, from From, c ssh
 func (s *Session) enter() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open >= maxChannels || s.settled {
+	if s.open >= maxChannels || s.quiet {
 		return false
 	}
 	s.open++

@@ -197,13 +197,13 @@ func TestTooManyChannels(t *testing.T) {
 	}
 }
 
-// TestSettle: a connection without channels takes none once it was told so; one
+// TestQuiesce: a connection without channels takes none once it was told so; one
 // with a channel goes on.
-func TestSettle(t *testing.T) {
+func TestQuiesce(t *testing.T) {
 	w := newWorld(t).start()
 	c, r := w.open("session", nil)
-	if w.session.Settle() {
-		t.Error("settled, with a channel open")
+	if w.session.Quiesce() {
+		t.Error("quiescent, with a channel open")
 	}
 	if other, _, err := w.client.OpenChannel("session", nil); err != nil {
 		t.Error("it takes no more channels:", err)
@@ -212,7 +212,7 @@ func TestSettle(t *testing.T) {
 	}
 	c.Close()
 	<-r.done
-	for !w.session.Settle() {
+	for !w.session.Quiesce() {
 		time.Sleep(time.Millisecond) // until the channels have ended
 	}
 	if _, _, err := w.client.OpenChannel("session", nil); err == nil {

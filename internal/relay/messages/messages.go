@@ -59,9 +59,9 @@ type Codec interface {
 
 	// Idle reports whether the upstream owes nothing.
 	Idle() bool
-	// Settled reports whether a client whose session ends while Idle loses nothing
-	// that it had begun: no transaction is open.
-	Settled() bool
+	// InTransaction reports whether a transaction is open, which ends with the
+	// session.
+	InTransaction() bool
 
 	// Goodbye appends the last words to a client whose session is ended by us.
 	Goodbye(out *Out, d *engine.Denial)
@@ -106,7 +106,7 @@ type Session struct {
 	reading  bool // the client's goroutine waits for the client
 	resting  bool // both goroutines are to stop for the loop
 	deciding bool // a request is kept by the codec until it is decided
-	settled  bool // the session ends: no further request is taken
+	quiet    bool // the session ends: no further request is taken
 	bulk     int  // bytes the loop has read since the client last sent some
 
 	writeUp, writeDown sync.Mutex // serialise flushes, in the order of out; taken before mu
@@ -161,14 +161,14 @@ func (s *Session) relay(ctx context.Context) (again bool, err error) {
 	return false, s.finish(first(other, err), errors.Join(other, err))
 }
 
-// Settle says whether nothing is under way. If so, no request is taken from then
+// Quiesce says whether nothing is under way. If so, no request is taken from then
 // on.
-func (s *Session) Settle() bool {
+func (s *Session) Quiesce() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	busy := s.deciding || s.left.step.request() != nil || len(s.out.Up)+len(s.out.Down) > 0
-	s.settled = s.settled || !busy && s.Codec.Held() == nil && s.Codec.Idle() && s.Codec.Settled()
-	return s.settled
+	s.quiet = s.quiet || !busy && s.Codec.Held() == nil && s.Codec.Idle() && !s.Codec.InTransaction()
+	return s.quiet
 }
 
 // finish ends what is still open after both directions have ended with all, of

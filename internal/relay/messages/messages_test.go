@@ -456,17 +456,17 @@ func TestBufferedBytesAreTakenFirst(t *testing.T) {
 	})
 }
 
-// TestSettle: a session on which nothing is under way takes no further request.
+// TestQuiesce: a session on which nothing is under way takes no further request.
 // One whose upstream owes an answer, that waits for a person, or with an open
 // transaction is not told so, and goes on.
-func TestSettle(t *testing.T) {
+func TestQuiesce(t *testing.T) {
 	p, gate := asking()
 	play(t, gate, func(s *wiretest.Session, relay *Session, _ *toy) {
 		not := func(why string) {
 			t.Helper()
 			synctest.Wait()
-			if relay.Settle() {
-				t.Error("settled: " + why)
+			if relay.Quiesce() {
+				t.Error("quiescent: " + why)
 			}
 		}
 		s.Client.Say(line("ask one"))
@@ -486,8 +486,8 @@ func TestSettle(t *testing.T) {
 		s.Upstream().Hear(line("commit"))
 		synctest.Wait()
 		for range 2 {
-			if !relay.Settle() {
-				t.Error("not settled, though nothing is under way")
+			if !relay.Quiesce() {
+				t.Error("not quiescent, though nothing is under way")
 			}
 		}
 		s.Client.Say(line("ask two"))

@@ -82,7 +82,7 @@ func (s *Session) take(ctx context.Context) (need int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	for !s.ended && !s.settled {
+	for !s.ended && !s.quiet {
 		buf := s.Client.Buffered()
 		n, need, err := s.Codec.SplitRequest(buf)
 		if err == nil {

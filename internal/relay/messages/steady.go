@@ -164,7 +164,7 @@ func (s *Session) reclaim(lent *room) {
 
 // takeNow is take for as long as nothing has to wait.
 func (s *Session) takeNow() bool {
-	for !s.ended && !s.settled {
+	for !s.ended && !s.quiet {
 		buf := s.Client.Buffered()
 		n, need, err := s.Codec.SplitRequest(buf)
 		if err != nil || s.within(n, need) != nil || need > flushBytes {

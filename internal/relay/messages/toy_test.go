@@ -93,7 +93,7 @@ func (c *toy) Held() Held { return nil }
 
 func (c *toy) Idle() bool { return len(c.owed) == 0 }
 
-func (c *toy) Settled() bool { return !c.open }
+func (c *toy) InTransaction() bool { return c.open }
 
 func (c *toy) Goodbye(out *Out, d *engine.Denial) {
 	out.Down = append(out.Down, "goodbye: "+d.Reason+"\n"...)
