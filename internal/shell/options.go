@@ -7,7 +7,8 @@ import "strings"
 type spec struct {
 	flags     string // short options without an argument
 	args      string // short options with one
-	longFlags string // long options without one, separated by spaces
+	attached  string // short options with one in the same word, or none
+	longFlags string // long options without one, or with one in the same word, separated by spaces
 	longArgs  string // long options with one, also in the next word
 	skip      int    // words between the options and the command
 	assigns   bool   // NAME=value may stand before the command
@@ -74,6 +75,9 @@ func (s *spec) short(found options, words []Word) ([]Word, bool) {
 		switch {
 		case strings.Contains(s.flags, letter):
 			found["-"+letter] = known("")
+		case strings.Contains(s.attached, letter):
+			found["-"+letter] = known(text[i+1:])
+			return words[1:], true
 		case !strings.Contains(s.args, letter):
 			return words, false
 		case i+1 < len(text):

@@ -146,7 +146,14 @@ func shellProgram(f *following) {
 					command = command || option[0] == '-'
 				case 's':
 					input = true
-				case 'o', 'O', 'A', 'T':
+				case 'A', 'T':
+					// Of one shell it takes the next word, of another none.
+					f.unsure("the option -%c of %s is not known here", letter, f.c.Name)
+				case 'o', 'O':
+					if letter == 'O' && f.c.Name != "bash" {
+						f.unsure("the option -O of %s is not known here", f.c.Name)
+						continue
+					}
 					if len(rest) > 0 && !rest[0].Single {
 						f.unsure("options of %s depend on the host", f.c.Name)
 					}
@@ -232,24 +239,10 @@ func watched(f *following) {
 // arguments is xargs: words that it reads are added, or put where -I says.
 func arguments(f *following) {
 	s := spec{
-		flags: "0rtpxo", args: "adEeIiLlnPsJRS",
-		longFlags: "null no-run-if-empty verbose interactive exit open-tty show-limits", longArgs: "arg-file delimiter eof max-lines max-args max-procs max-chars replace process-slot-var",
+		flags: "0rtpxo", args: "adEILnPsJRS", attached: "eil",
+		longFlags: "null no-run-if-empty verbose interactive exit open-tty show-limits eof max-lines replace", longArgs: "arg-file delimiter max-args max-procs max-chars process-slot-var",
 	}
-	words := f.args()
-	// -i, -l and -e take their argument only when it is in the same word.
-	for i, word := range words {
-		if word.Known && slices.Contains([]string{"-i", "-l", "-e", "--replace", "--eof", "--max-lines"}, word.Text) {
-			words = append(slices.Clone(words[:i]), append([]Word{known(map[string]string{"-i": "-I{}", "--replace": "-I{}"}[word.Text])}, words[i+1:]...)...)
-			if words[i].Text == "" {
-				words = slices.Delete(words, i, i+1)
-			}
-			break
-		}
-		if !word.Known || !strings.HasPrefix(word.Text, "-") {
-			break
-		}
-	}
-	given, rest, ok := s.split(words)
+	given, rest, ok := s.split(f.args())
 	if !ok {
 		f.unsure("an option of xargs is not known here")
 	}
@@ -261,6 +254,9 @@ func arguments(f *following) {
 	for _, option := range []string{"-I", "-i", "-J", "--replace"} {
 		if value, is := given[option]; is {
 			replace = value.Text
+			if replace == "" && (option == "-i" || option == "--replace") {
+				replace = "{}"
+			}
 			if !value.Known || replace == "" {
 				f.unsure("what xargs runs depends on the host")
 			}

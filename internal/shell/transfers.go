@@ -131,7 +131,12 @@ var rsyncFlags = set(`--server --sender --numeric-ids --delete --delete-before -
 	--inplace --append --append-verify --partial --delay-updates --prune-empty-dirs --safe-links --munge-links --copy-unsafe-links --no-implied-dirs --mkpath
 	--from0 --max-size --min-size --modify-window --block-size --bwlimit --timeout --stats --fake-super --no-r --no-i-r --no-inc-recursive --inc-recursive
 	--log-format --out-format --info --debug --iconv --checksum-seed --stop-at --stop-after --max-alloc --open-noatime --fsync --list-only --new-compress --old-compress
-	--remove-source-files --groupmap --usermap --super --no-W --no-whole-file --whole-file --msgs2stderr --stderr --specials --preallocate --sparse --secluded-args -s --use-qsort`)
+	--remove-source-files --groupmap --usermap --super --no-W --no-whole-file --whole-file --msgs2stderr --stderr --specials --preallocate --sparse --use-qsort`)
+
+// rsyncLetters are its short options that only say how; what follows e is the
+// client's version and what it can do. Missing are those that name files (T, f, B),
+// and s, with which other arguments are read from the client.
+const rsyncLetters = "vlogDtprcuHAXEWSxzqnyNUOJkKLRIbdhPiVm0"
 
 // rsyncFolders are options that name another directory; one that is relative is
 // within the target.
@@ -158,7 +163,7 @@ func synced(f *following) {
 			folders = append(folders, known(value))
 		case rsyncFolders[option] && len(args) > 0:
 			folders, args = append(folders, args[0]), args[1:]
-		case strings.HasPrefix(option, "--") && !rsyncFlags[option]:
+		case strings.HasPrefix(option, "--") && !rsyncFlags[option], !strings.HasPrefix(option, "--") && !onlySaysHow(option[1:]):
 			f.unsure("the option %s of rsync is not known here", quote(option))
 		}
 	}
@@ -177,6 +182,12 @@ func synced(f *following) {
 		f.act(VerbWrite, object(p))
 	}
 	f.followed = !f.pivot
+}
+
+// onlySaysHow judges short options in one word.
+func onlySaysHow(letters string) bool {
+	how, _, _ := strings.Cut(letters, "e")
+	return strings.Trim(how, rsyncLetters) == ""
 }
 
 func (f *following) syncs(p Word, sends, deletes, takes bool) {

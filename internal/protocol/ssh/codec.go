@@ -3,7 +3,9 @@ package ssh
 import (
 	"net"
 	"net/netip"
+	"path"
 	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/crypto/ssh"
@@ -163,6 +165,9 @@ func (c *codec) listenSocket(kind string, payload []byte) channels.Step {
 	if ssh.Unmarshal(payload, &s) != nil {
 		return channels.Step{Request: c.malformed("global", kind)}
 	}
+	if !exactPath(s.Path) {
+		return channels.Step{Request: c.malformed("global", kind)}
+	}
 	forward := kind == globalForwardSocket
 	step := channels.Step{Do: channels.Echo, Then: func(ok bool) {
 		if ok {
@@ -190,7 +195,7 @@ func (c *codec) Open(from channels.From, kind string, extra []byte) (channels.St
 		return c.direct(kind, extra), plain{}
 	case channelDirectSocket:
 		var s socket
-		if ssh.Unmarshal(extra, &s) != nil {
+		if ssh.Unmarshal(extra, &s) != nil || !exactPath(s.Path) {
 			return channels.Step{Request: c.malformed("open", kind)}, plain{}
 		}
 		return channels.Step{Do: channels.Forward, Main: true, Request: c.request("forward", "connect to "+s.Path, verbForwardPath, s.Path)}, plain{}
@@ -200,6 +205,10 @@ func (c *codec) Open(from channels.From, kind string, extra []byte) (channels.St
 	return channels.Step{Request: c.unknown("open", kind)}, plain{}
 }
 
+// exactPath says that a path is the only way to write it, so that the one which a
+// rule names is the one that the server opens, but for links.
+func exactPath(p string) bool { return path.IsAbs(p) && path.Clean(p) == p }
+
 // direct is a connection from the upstream's side to somewhere: ssh -L, -D, -W,
 // and -J, which is -W for another ssh.
 func (c *codec) direct(kind string, extra []byte) channels.Step {
@@ -207,7 +216,9 @@ func (c *codec) direct(kind string, extra []byte) channels.Step {
 	if ssh.Unmarshal(extra, &d) != nil || !d.to().valid() {
 		return channels.Step{Request: c.malformed("open", kind)}
 	}
-	r := c.request("forward", "connect to "+d.to().String(), verbForwardLocal, d.to().String())
+	// As the host is looked up: a rule for it is not passed by another way to write it.
+	named := bind{strings.ToLower(strings.TrimSuffix(d.Host, ".")), d.Port}
+	r := c.request("forward", "connect to "+d.to().String(), verbForwardLocal, named.String())
 	r.Facts[factHost], r.Facts[factPort] = d.Host, int64(d.Port)
 	return channels.Step{Do: channels.Forward, Request: r, Forward: &channels.Destination{Host: d.Host, Port: uint16(d.Port)}}
 }

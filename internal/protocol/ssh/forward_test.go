@@ -117,3 +117,29 @@ func TestGlobalRequests(t *testing.T) {
 		t.Error("the upstream was dialled")
 	}
 }
+
+// TestForwardingByAnotherName: a host or a path that is written in another way is
+// decided as the one that it is, or refused.
+func TestForwardingByAnotherName(t *testing.T) {
+	w := newWorld(t)
+	client := w.mustAgent()
+	client.Dial("tcp", "DB.internal.:5432") //nolint:errcheck // it is no target
+	if got := w.submitted(); !slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, "forward-local(db.internal:5432)") }) {
+		t.Errorf("decided: %q", got)
+	}
+	for _, path := range []string{"/run/app/../docker.sock", "/run//docker.sock", "/run/docker.sock/", "docker.sock", ""} {
+		extra := ssh.Marshal(struct {
+			Path, Reserved string
+			Port           uint32
+		}{Path: path})
+		if _, _, err := client.OpenChannel("direct-streamlocal@openssh.com", extra); err == nil {
+			t.Errorf("connected to %q", path)
+		}
+		if ok, _, _ := client.SendRequest("streamlocal-forward@openssh.com", true, ssh.Marshal(struct{ Path string }{path})); ok {
+			t.Errorf("listens at %q", path)
+		}
+	}
+	if got := strings.Join(w.submitted(), "\n"); strings.Contains(got, "forward-socket") {
+		t.Errorf("decided as if it were one: %s", got)
+	}
+}

@@ -66,6 +66,9 @@ func (s *session) Request(kind string, payload []byte) channels.Step {
 		if ssh.Unmarshal(payload, &size) != nil {
 			return channels.Step{Request: s.malformed("request", kind)}
 		}
+		if !s.terminal {
+			return channels.Step{Do: channels.Refuse}
+		}
 		step := channels.Step{Do: channels.Defer, Terminal: &engine.Terminal{Columns: size.Columns, Rows: size.Rows}}
 		if s.begun {
 			step.Do = channels.Echo
@@ -240,9 +243,10 @@ func command(c *shell.Scp) scp.Command {
 		out.Path, out.Exact = paths[0], c.Sends
 		return out
 	}
-	out.Path = path.Dir(paths[0])
+	// A slash at the end is taken off before the file is named.
+	out.Path = path.Dir(path.Clean(paths[0]))
 	for _, p := range paths {
-		if path.Dir(p) != out.Path {
+		if path.Dir(path.Clean(p)) != out.Path {
 			out.Path = ""
 		}
 	}

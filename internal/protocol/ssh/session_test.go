@@ -12,6 +12,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/postern/postern/internal/engine"
+	"github.com/postern/postern/internal/shell"
 	"github.com/postern/postern/internal/relay/channels"
 )
 
@@ -421,5 +422,17 @@ func TestRawAndExit(t *testing.T) {
 	}{Name: "TERM"}), func(b []byte) []byte { return b })
 	if ended.Exit == nil || *ended.Exit != (engine.Exit{Signal: "TERM"}) {
 		t.Errorf("%+v", ended)
+	}
+}
+
+// TestScpBesideItself: scp takes slashes at the end of a path off before it names
+// the file, and so does what is decided of several.
+func TestScpBesideItself(t *testing.T) {
+	for text, want := range map[string]string{
+		"scp -f /etc/shadow/ /etc/shadow/": "/etc", "scp -f /srv/a /srv/b//": "/srv", "scp -f /srv/a /etc/b": "",
+	} {
+		if got := command(shell.Parse(text, shell.Options{}).Scp()); got.Path != want {
+			t.Errorf("%s: below %q, not %q", text, got.Path, want)
+		}
 	}
 }

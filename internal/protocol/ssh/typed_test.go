@@ -1,6 +1,7 @@
 package ssh
 
 import (
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -111,4 +112,38 @@ func TestLinesWithoutATerminal(t *testing.T) {
 	if got := w.submitted(); !slices.Contains(got, "script \"id\\nls\\n\" exec(id) exec(ls)") {
 		t.Errorf("decided: %q", got)
 	}
+}
+
+// TestTerminalIsThere: what is typed is decided as at a terminal only where the
+// upstream has one, however much goes ahead of it; sizes of one that is not there
+// are refused.
+func TestTerminalIsThere(t *testing.T) {
+	w := newWorld(t)
+	w.gate.Name("line")
+	c, requests, err := w.mustAgent().OpenChannel("session", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go ssh.DiscardRequests(requests)
+	if ok, _ := c.SendRequest("window-change", true, ssh.Marshal(struct{ Columns, Rows, X, Y uint32 }{Columns: 80, Rows: 24})); ok {
+		t.Error("the size of no terminal was taken")
+	}
+	for i := range 200 {
+		c.SendRequest("env", true, ssh.Marshal(struct{ Name, Value string }{fmt.Sprint("LC_", i), "C"})) //nolint:errcheck // what is too much is refused
+	}
+	pty := struct {
+		Type                string
+		Columns, Rows, X, Y uint32
+		Modes               string
+	}{Type: "xterm", Columns: 80, Rows: 24}
+	if ok, err := c.SendRequest("pty-req", true, ssh.Marshal(pty)); !ok {
+		t.Fatal("the terminal was refused:", err)
+	}
+	if ok, err := c.SendRequest("shell", true, nil); !ok {
+		t.Fatal("the shell was refused:", err)
+	}
+	if got := w.asked(); !slices.Contains(got, "pty-req") {
+		t.Errorf("the upstream has no terminal: %q", got)
+	}
+	c.Close()
 }

@@ -108,8 +108,12 @@ func (c *channel) asked(ctx context.Context, requests <-chan *ssh.Request) {
 	defer cancel(nil)
 	waiting := queue{most: c.Limits.HeldBytes, handle: func(r *ssh.Request) { c.request(ctx, r) }}
 	waiting.fill(requests, func() {
-		c.tell(&engine.Denial{Code: engine.Limit, Reason: "too many requests wait on one channel"}, statusDenied)
-		cancel(engine.ErrGone)
+		// An agent that does not read is not waited for: the rest has to be taken off
+		// the connection.
+		c.running.Go(func() {
+			c.tell(&engine.Denial{Code: engine.Limit, Reason: "too many requests wait on one channel"}, statusDenied)
+			cancel(engine.ErrGone)
+		})
 	})
 	cancel(engine.ErrGone) // what waits for a person does so for nobody
 	waiting.done()
@@ -237,7 +241,8 @@ func replies(r *ssh.Request) func(ok bool) (already bool) {
 
 // postpone notes what goes ahead of the request with Main.
 func (c *channel) postpone(d deferred) (ok bool) {
-	if len(c.deferred) >= maxDeferred {
+	// A terminal there always has to be: what is typed is decided as at one.
+	if terminal := d.step.Terminal != nil && d.step.Needed != ""; len(c.deferred) >= maxDeferred && !terminal {
 		end(d.exchange, false)
 		return false
 	}

@@ -41,6 +41,9 @@ const (
 	// connection: a few more than may be deferred, for clients send an environment
 	// without waiting for an answer.
 	maxQueued = maxDeferred + 32
+	// stuckTime is after how long the connections are closed under a session that
+	// has ended, and still waits for one that does not read.
+	stuckTime = closeGrace + 2*sayTime
 )
 
 // Side is one connection, as x/crypto/ssh returns it.
@@ -177,6 +180,20 @@ func (s *Session) Run(ctx context.Context) (err error) {
 	global, opened, backward := s.Gate.Beside(), s.Gate.Beside(), s.Gate.Beside()
 	s.reach = sync.OnceValues(func() (*Side, error) { return s.dial(ctx, backward) })
 	away := make(chan struct{}) // closed when the agent's connection has ended
+	// For one that ends while an agent is spoken to that does not read.
+	late := time.AfterFunc(stuckTime, s.close)
+	late.Stop()
+	armed := make(chan struct{})
+	disarm := context.AfterFunc(ctx, func() {
+		late.Reset(stuckTime)
+		close(armed)
+	})
+	defer func() {
+		if !disarm() {
+			<-armed
+		}
+		late.Stop()
+	}()
 	asked := s.globals(ctx, global)
 	s.begins(ctx, opened, asked)
 	s.running.Go(func() { ssh.DiscardRequests(s.Agent.Requests) })
@@ -297,8 +314,8 @@ func (s *Session) begins(ctx context.Context, gate engine.Gate, asked *queue) {
 // opened takes a channel that a side opens to a goroutine of its own, so that none
 // waits for another.
 func (s *Session) opened(ctx context.Context, gate engine.Gate, from From, c ssh.NewChannel) {
-	if !s.enter() {
-		c.Reject(ssh.ResourceShortage, fmt.Sprintf("postern: more than %d channels on one connection", maxChannels)) //nolint:errcheck // the connection is gone then
+	if why := s.enter(); why != "" {
+		c.Reject(ssh.ResourceShortage, "postern: "+why) //nolint:errcheck // the connection is gone then
 		return
 	}
 	g := gate.Beside()
@@ -308,14 +325,18 @@ func (s *Session) opened(ctx context.Context, gate engine.Gate, from From, c ssh
 	})
 }
 
-func (s *Session) enter() bool {
+// enter counts a channel in, or says why it is none.
+func (s *Session) enter() (why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open >= maxChannels || s.quiet {
-		return false
+	if s.quiet {
+		return "the gateway is stopping: connect again in a moment"
+	}
+	if s.open >= maxChannels {
+		return fmt.Sprintf("more than %d channels on one connection", maxChannels)
 	}
 	s.open++
-	return true
+	return ""
 }
 
 func (s *Session) leave() {

@@ -479,3 +479,19 @@ func (w *world) anything(random *rand.Rand) {
 		c.Close()
 	}
 }
+
+// TestAgentThatReadsNothing: a session ends though what it said to its agent last
+// is never read.
+func TestAgentThatReadsNothing(t *testing.T) {
+	w := newWorld(t).start()
+	for range maxChannels {
+		w.open("session", nil)
+	}
+	w.agent.(*wiretest.End).Stall(true)
+	for range 64 { // each is refused, which takes room that is not made
+		go w.client.OpenChannel("session", nil) //nolint:errcheck // it is never answered
+	}
+	time.Sleep(100 * time.Millisecond)
+	w.cancel(&engine.Denial{Code: engine.Ended, Reason: "an operator ends it"})
+	<-w.over
+}

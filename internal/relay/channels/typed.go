@@ -44,6 +44,7 @@ type typed struct {
 	mu       sync.Mutex
 	withdraw context.CancelCauseFunc // ends the wait of the line that is held; nil: none is
 	behind   int                     // bytes that wait behind it
+	flooded  bool                    // some were dropped: nothing of it counts, nor the line
 }
 
 // Write is for the pump.
@@ -53,6 +54,10 @@ func (t *typed) Write(p []byte) (int, error) {
 	if t.withdraw != nil {
 		if t.behind += len(p); t.behind > t.Limits.HeldBytes || bytes.IndexByte(p, interrupt) >= 0 {
 			t.withdraw(engine.ErrWithdrawn)
+		}
+		if t.behind > t.Limits.HeldBytes {
+			t.flooded = true
+			return len(p), nil
 		}
 	}
 	return len(p), t.feed(p)
@@ -68,7 +73,7 @@ func (t *typed) feed(p []byte) error {
 		}
 		if t.gate.Names(t.verb) {
 			ctx, withdraw := context.WithCancelCause(t.ctx)
-			t.withdraw, t.behind = withdraw, 0
+			t.withdraw, t.behind, t.flooded = withdraw, 0, false
 			t.deciding.Go(func() { t.decide(ctx, line) })
 			return nil
 		}
@@ -92,8 +97,8 @@ func (t *typed) send(p []byte) error {
 func (t *typed) decide(ctx context.Context, line *engine.Request) {
 	line.Pending = func(p engine.Pending) { t.say("\n" + Pending(p)) }
 	x, d := decide(ctx, t.gate, line)
-	end(x, d == nil)
 	if d != nil {
+		end(x, false)
 		t.say("\n" + Text(d, t.ID))
 		wait(t.upEnded, settles)
 	}
@@ -101,7 +106,11 @@ func (t *typed) decide(ctx context.Context, line *engine.Request) {
 	defer t.mu.Unlock()
 	t.withdraw(nil)
 	t.withdraw = nil
-	if t.send(t.keys.Answer(d == nil)) == nil {
+	allow := d == nil && !t.flooded
+	if d == nil {
+		end(x, allow)
+	}
+	if t.send(t.keys.Answer(allow)) == nil {
 		t.feed(nil) //nolint:errcheck // the channel is gone then, as the pump finds by itself
 	}
 }

@@ -17,6 +17,9 @@ const (
 	// maxOutstanding is how many requests of one channel may be unanswered. sftp
 	// sends 64 at once and sshfs a few hundred; what comes on top waits.
 	maxOutstanding = 1024
+	// maxMasked is the same where files are masked, and answers that come short are
+	// kept until the rest of their piece has come: some 16 MiB.
+	maxMasked = 64
 	// maxHandles is how many files and directories one channel may have open.
 	// OpenSSH's server has about as many descriptors.
 	maxHandles = 1024
@@ -33,10 +36,14 @@ func Handler(session string) channels.Handler {
 	return func(ctx context.Context, s *channels.Streams) error {
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
+		most := maxOutstanding
+		if s.Gate.Scrubs() {
+			most = maxMasked
+		}
 		r := &relay{
 			Streams: s, session: session, cancel: cancel, scrubber: s.Gate.Beside(), masks: s.Gate.Scrubs(),
 			pending: map[uint32]*pending{}, files: map[string]*file{},
-			queue: make(chan *Request, maxWaiting), room: make(chan struct{}, maxOutstanding),
+			queue: make(chan *Request, maxWaiting), room: make(chan struct{}, most),
 			versioned: make(chan struct{}),
 		}
 		return r.run(ctx)
