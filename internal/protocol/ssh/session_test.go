@@ -12,8 +12,8 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/postern/postern/internal/engine"
-	"github.com/postern/postern/internal/shell"
 	"github.com/postern/postern/internal/relay/channels"
+	"github.com/postern/postern/internal/shell"
 )
 
 // denies makes the gate deny the requests with an effect of this verb, and of this
