@@ -49,6 +49,6 @@ func (c *cli) breakGlassCommand() *cobra.Command {
 	cmd.Flags().DurationVar(&g.For, "for", 0, "how long, at most "+guard.MaxGlass.String())
 	cmd.Flags().StringVar(&g.Reason, "reason", "", "why; it is on record")
 	cmd.Flags().StringVar(&g.Agent, "agent", "", "this agent only")
-	cmd.Flags().BoolVar(&end, "end", false, "end it now")
+	cmd.Flags().BoolVar(&end, "end", false, "end it now, without --agent whomever it was broken for")
 	return cmd
 }

@@ -30,7 +30,32 @@ func (c Client) dial(ctx context.Context) (*net.UnixConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask the guard: %w", err)
 	}
+	if err := isGuards(conn.(*net.UnixConn)); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("%s: %w", c.Socket, err)
+	}
 	return conn.(*net.UnixConn), nil
+}
+
+// isGuards makes sure that root listens, or who asks: the daemon's user could put
+// a socket of its own in the place of the guard's.
+func isGuards(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var peer *unix.Ucred
+	var inner error
+	if err := raw.Control(func(fd uintptr) { peer, inner = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+		return err
+	}
+	if inner != nil {
+		return fmt.Errorf("who listens: %w", inner)
+	}
+	if peer.Uid != 0 && int(peer.Uid) != os.Geteuid() {
+		return fmt.Errorf("user %d listens there, and not root: it is not the guard", peer.Uid)
+	}
+	return nil
 }
 
 func (c Client) ask(ctx context.Context, q request) (reply, []*os.File, error) {

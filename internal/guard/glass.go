@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/postern/postern/internal/config"
 	"github.com/postern/postern/internal/identity"
 	"github.com/postern/postern/internal/redirect"
 )
@@ -58,36 +59,68 @@ func (s *Server) breakGlass(peer *identity.Peer, g Glass) error {
 	switch {
 	case g.For < 0 || g.For > MaxGlass:
 		return fmt.Errorf("the glass can be broken for at most %v at once", MaxGlass)
-	case g.For > 0 && (len(g.Reason) < minReason || len(g.Reason) > maxReason):
+	case g.For == 0:
+		return s.mendGlass(peer, g)
+	case len(g.Reason) < minReason || len(g.Reason) > maxReason:
 		return fmt.Errorf("a reason has %d to %d characters", minReason, maxReason)
 	}
 	cfg, err := s.config()
 	if err != nil {
 		return err
 	}
-	cgroup, name := uint64(redirect.Everybody), "*"
-	if g.Agent != "" {
-		agent, err := agentOf(cfg, g.Agent)
-		if err != nil {
-			return err
-		}
-		name = agent.Name
-		if cgroup, err = identity.CgroupID(filepath.Join(s.mount, agent.Cgroup)); err != nil {
-			return err
-		}
+	cgroup, name, err := s.glassOf(cfg, g.Agent)
+	if err != nil {
+		return err
 	}
-	entry := glassEntry{Time: time.Now(), Event: "mended", Agent: name, Reason: g.Reason, UID: peer.UID, PID: peer.PID}
-	if g.For > 0 {
-		until := entry.Time.Add(g.For)
-		entry.Event, entry.Until = "broken", &until
-	}
+	now := time.Now()
+	until := now.Add(g.For)
+	entry := glassEntry{Time: now, Event: "broken", Agent: name, Until: &until, Reason: g.Reason, UID: peer.UID, PID: peer.PID}
 	if err := note(GlassFile(cfg.StateDir), entry); err != nil {
 		return fmt.Errorf("it cannot be put on record, so it is not done: %w", err)
 	}
 	if err := s.kernel.BreakGlass(cgroup, g.For); err != nil {
 		return err
 	}
-	s.Log.Error("THE GLASS IS "+strings.ToUpper(entry.Event), "agent", name, "for", g.For, "reason", g.Reason, "by_pid", peer.PID)
+	s.Log.Error("THE GLASS IS BROKEN", "agent", name, "for", g.For, "reason", g.Reason, "by_pid", peer.PID)
+	return nil
+}
+
+// glassOf is the policy cgroup of an agent, or everybody's.
+func (s *Server) glassOf(cfg *config.Config, agent string) (cgroup uint64, name string, err error) {
+	if agent == "" {
+		return redirect.Everybody, "*", nil
+	}
+	a, err := agentOf(cfg, agent)
+	if err != nil {
+		return 0, "", err
+	}
+	cgroup, err = identity.CgroupID(filepath.Join(s.mount, a.Cgroup))
+	return cgroup, a.Name, err
+}
+
+// mendGlass is done before it is on record, and whatever the configuration is
+// like: nothing is to keep agents past the gateway.
+func (s *Server) mendGlass(peer *identity.Peer, g Glass) error {
+	cfg := config.Legible(s.Config)
+	cgroup, name, err := s.glassOf(cfg, g.Agent)
+	if err != nil {
+		return fmt.Errorf("%w; without an agent it is mended for all", err)
+	}
+	if err := s.kernel.BreakGlass(cgroup, 0); err != nil {
+		return err
+	}
+	s.Log.Error("THE GLASS IS MENDED", "agent", name, "by_pid", peer.PID)
+	entry := glassEntry{Time: time.Now(), Event: "mended", Agent: name, Reason: g.Reason, UID: peer.UID, PID: peer.PID}
+	if err := note(GlassFile(cfg.StateDir), entry); err != nil {
+		return fmt.Errorf("it is mended, which cannot be put on record: %w", err)
+	}
+	broken, err := s.kernel.Broken()
+	if err != nil {
+		return err
+	}
+	if until, all := broken[redirect.Everybody]; all {
+		return fmt.Errorf("it is mended for %s alone, and broken for all agents until %s: end that without an agent", name, until.Format(time.DateTime))
+	}
 	return nil
 }
 

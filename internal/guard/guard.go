@@ -41,6 +41,8 @@ const (
 	maxRuns = 1024
 	// maxPeers bounds the connections that are served at once; a run is one.
 	maxPeers = maxRuns + 64
+	// keptPeers of them are for root and the daemon.
+	keptPeers = 32
 	// socketMode lets every user connect: the peer's credentials decide.
 	socketMode = 0o666
 )
@@ -69,7 +71,9 @@ type Server struct {
 	cgroups      cgroupIDs
 	binds        binds
 	slots        chan struct{}
+	strangers    chan struct{} // of those, what others than root and the daemon may take
 	runs         sync.WaitGroup
+	inotify      func(flags int) (fd int, err error)
 	closing      sync.Mutex // held while the root is being closed again
 }
 
@@ -94,7 +98,10 @@ func New(o Options) (*Server, error) {
 	if o.Attended != nil {
 		doors.tell = o.Attended
 	}
-	return &Server{Options: o, mount: mount, kernel: kernel, doors: doors, slots: make(chan struct{}, maxPeers)}, nil
+	return &Server{
+		Options: o, mount: mount, kernel: kernel, doors: doors, inotify: unix.InotifyInit1,
+		slots: make(chan struct{}, maxPeers), strangers: make(chan struct{}, maxPeers-keptPeers),
+	}, nil
 }
 
 // Listen makes the socket.
@@ -111,9 +118,7 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 	s.runs.Go(func() { s.doors.run(ctx) })
 	s.runs.Go(func() {
 		w := &watch{server: s, looks: make(chan struct{}, maxLooks), dirs: map[int32]string{}}
-		if err := w.run(ctx); err != nil {
-			s.Log.Error("the policy root is no longer watched", "error", err)
-		}
+		w.run(ctx)
 	})
 	for {
 		conn, err := l.AcceptUnix()
@@ -144,6 +149,14 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 		return
 	}
 	defer peer.Close()
+	if !s.trusts(peer) {
+		select {
+		case s.strangers <- struct{}{}:
+			defer func() { <-s.strangers }()
+		default:
+			return // there is room for root and the daemon, whoever else asks
+		}
+	}
 	conn.SetReadDeadline(time.Now().Add(requestTimeout))
 	q, files, err := readRequest(conn)
 	defer closeAll(files)
@@ -158,16 +171,20 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 	}
 }
 
+// trusts says whether a peer is root, or the daemon's user, and no agent.
+func (s *Server) trusts(peer *identity.Peer) bool {
+	return (peer.UID == 0 || peer.UID == s.Daemon) && !peer.InPolicyCgroup(s.Redirect.Cgroup)
+}
+
 // answer is the list of everything that can be asked, and by whom.
 func (s *Server) answer(ctx context.Context, conn *net.UnixConn, peer *identity.Peer, q request, files []*os.File) error {
 	if peer.InPolicyCgroup(s.Redirect.Cgroup) {
 		return errors.New("processes inside a policy cgroup may not ask the guard")
 	}
-	trusted := peer.UID == 0 || peer.UID == s.Daemon
 	switch {
 	case (q.Op == opRun || q.Op == opRunFor) && q.Run != nil:
 		return s.run(ctx, conn, peer, q.Run, files)
-	case !trusted:
+	case !s.trusts(peer):
 		return errors.New("this takes root, or the daemon's own user")
 	case q.Op == opMaps:
 		return s.maps(conn)

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -96,10 +98,18 @@ func TestAnchorKeepsTheRoot(t *testing.T) {
 }
 
 // Should the root go nevertheless, the new one is closed at once, the agents'
-// cgroups are there again, and the daemon hears of it.
+// cgroups are there again, and the daemon hears of it; a little later where the
+// kernel has no inotify left.
 func TestRootMadeAnewIsClosedAgain(t *testing.T) {
+	t.Run("inotify", func(t *testing.T) { rootMadeAnew(t) })
+	t.Run("none", func(t *testing.T) {
+		rootMadeAnew(t, func(s *Server) { s.inotify = func(int) (int, error) { return -1, unix.EMFILE } })
+	})
+}
+
+func rootMadeAnew(t *testing.T, change ...func(*Server)) {
 	o := newRoot(t)
-	_, news := attended(t, o)
+	_, news := attended(t, o, change...)
 	before := redirect.StatusOf(o).CgroupID
 	if err := Weigh(o.Cgroup); err != nil {
 		t.Fatal(err)
@@ -170,7 +180,7 @@ func TestAgentsCgroupMadeAnewIsTold(t *testing.T) {
 }
 
 // attended is a guard of the agent planner, and what it tells a daemon.
-func attended(t *testing.T, o redirect.Options) (Client, <-chan News) {
+func attended(t *testing.T, o redirect.Options, change ...func(*Server)) (Client, <-chan News) {
 	t.Helper()
 	dir := t.TempDir()
 	config := filepath.Join(dir, "postern.yaml")
@@ -183,6 +193,9 @@ func attended(t *testing.T, o redirect.Options) (Client, <-chan News) {
 	s, err := New(Options{Log: slog.New(slog.DiscardHandler), Config: config, Redirect: o, Attended: attended.Store})
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range change {
+		f(s)
 	}
 	socket := filepath.Join(dir, "guard.sock")
 	l, err := Listen(socket)
@@ -226,5 +239,42 @@ func toldAgain(t *testing.T, news <-chan News) {
 		}
 	case <-time.After(5 * time.Second):
 		t.Error("the daemon was not told")
+	}
+}
+
+// TestGuardIsRoot: who listens in the guard's place and is not root is asked
+// nothing.
+func TestGuardIsRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to be somebody else")
+	}
+	dir, err := os.MkdirTemp("", "postern-guard-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	at, listening := filepath.Join(dir, "guard.sock"), make(chan net.Listener)
+	go func() {
+		runtime.LockOSThread() // which ends with the goroutine
+		const nobody = 65534
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody); errno != 0 {
+			t.Error(errno)
+		}
+		l, err := net.Listen("unix", at)
+		if err != nil {
+			t.Error(err)
+		}
+		listening <- l
+	}()
+	l := <-listening
+	if l == nil {
+		t.FailNow()
+	}
+	defer l.Close()
+	if _, err := (Client{Socket: at}).Status(t.Context()); err == nil || !strings.Contains(err.Error(), "it is not the guard") {
+		t.Error(err)
 	}
 }

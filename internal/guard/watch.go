@@ -40,6 +40,8 @@ const (
 	// started, that joined another namespace, or whose start took longer than
 	// lookTime get theirs so.
 	checkInterval = time.Second
+	// watchPause is how long inotify rests that failed.
+	watchPause = 10 * time.Second
 )
 
 // watch keeps the policy root closed and finds new network namespaces in it.
@@ -52,12 +54,59 @@ type watch struct {
 	known  []config.Agent
 }
 
-// run watches until ctx ends.
-func (w *watch) run(ctx context.Context) error {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+// run watches until ctx ends. What it is told of new cgroups makes it quick; what it
+// looks at by itself keeps the root closed, also where the kernel has no room for
+// another watch.
+func (w *watch) run(ctx context.Context) {
+	var looking sync.WaitGroup
+	defer looking.Wait()
+	looking.Go(func() { w.check(ctx) })
+	last := ""
+	for ctx.Err() == nil {
+		err := w.listen(ctx, &looking)
+		if err != nil && err.Error() != last {
+			w.server.Log.Error("new cgroups of agents are found late", "error", err)
+			last = err.Error()
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(watchPause):
+		}
+	}
+}
+
+// check looks at the root, and for network namespaces without a listener, until
+// ctx ends.
+func (w *watch) check(ctx context.Context) {
+	root := w.server.Redirect.Cgroup
+	tick := time.NewTicker(checkInterval)
+	defer tick.Stop()
+	last := "" // what was wrong then, which is said once
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			w.server.ensureClosed()
+			w.tellAnew(root)
+			err := w.cover(root, map[place]bool{})
+			if err != nil && err.Error() != last {
+				w.server.Log.Warn("no listener where an agent is", "error", err)
+			}
+			last = fmt.Sprint(err)
+		}
+	}
+}
+
+// listen acts on what inotify tells, until ctx ends or it tells nothing more.
+func (w *watch) listen(ctx context.Context, looking *sync.WaitGroup) error {
+	fd, err := w.server.inotify(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return fmt.Errorf("watch the policy root: %w", err)
 	}
+	w.mu.Lock()
+	w.dirs = map[int32]string{} // of another descriptor's watches
+	w.mu.Unlock()
 	events := os.NewFile(uintptr(fd), "inotify")
 	defer events.Close()
 	defer context.AfterFunc(ctx, func() { events.Close() })()
@@ -66,27 +115,6 @@ func (w *watch) run(ctx context.Context) error {
 		return err
 	}
 	w.addAll(fd, root)
-	var looking sync.WaitGroup
-	defer looking.Wait()
-	looking.Go(func() {
-		tick := time.NewTicker(checkInterval)
-		defer tick.Stop()
-		last := "" // what was wrong then, which is said once
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				w.server.ensureClosed()
-				w.tellAnew(root)
-				err := w.cover(root, map[place]bool{})
-				if err != nil && err.Error() != last {
-					w.server.Log.Warn("no listener where an agent is", "error", err)
-				}
-				last = fmt.Sprint(err)
-			}
-		}
-	})
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := events.Read(buf)
@@ -103,7 +131,7 @@ func (w *watch) run(ctx context.Context) error {
 			if made == root || strings.HasPrefix(made, root+"/") {
 				w.addAll(fd, made)
 				w.tellAnew(made)
-				w.look(ctx, &looking, made)
+				w.look(ctx, looking, made)
 			}
 		}
 	}

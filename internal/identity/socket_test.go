@@ -48,3 +48,36 @@ func TestListenReplacesOnlyDeadSockets(t *testing.T) {
 		t.Error("a file answers")
 	}
 }
+
+// TestListenChangesOnlyItsSocket: the mode is that of the socket, also when somebody
+// who may write in its directory puts a link in its place.
+func TestListenChangesOnlyItsSocket(t *testing.T) {
+	dir := t.TempDir()
+	secret, at := filepath.Join(dir, "secret"), filepath.Join(dir, "socket")
+	if err := os.WriteFile(secret, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := Listen(at, 0o666)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if st, err := os.Stat(at); err != nil || st.Mode().Perm() != 0o666 {
+		t.Errorf("%v, %v", st.Mode(), err)
+	}
+	for _, put := range []func() error{
+		func() error { return os.Symlink(secret, at) },
+		func() error { return os.Link(secret, at) },
+	} {
+		os.Remove(at)
+		if err := put(); err != nil {
+			t.Fatal(err)
+		}
+		if err := chmodSocket(at, 0o666); err == nil {
+			t.Error("what is no socket was changed")
+		}
+		if st, err := os.Stat(secret); err != nil || st.Mode().Perm() != 0o600 {
+			t.Errorf("the file that was put in its place is %v, %v", st.Mode(), err)
+		}
+	}
+}

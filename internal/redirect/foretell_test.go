@@ -205,6 +205,24 @@ func TestBrokenGlass(t *testing.T) {
 	}
 }
 
+// TestGlassIsMendedForAll: who ends it for everybody ends it for single agents too.
+func TestGlassIsMendedForAll(t *testing.T) {
+	w := newWorld(t)
+	_, one := w.cgroup("agent", lowPolicy)
+	_, two := w.cgroup("other", highPolicy)
+	for _, id := range []uint64{one, two, Everybody} {
+		w.must(w.kernel.BreakGlass(id, time.Hour))
+	}
+	w.must(w.kernel.BreakGlass(one, 0))
+	if broken, err := w.kernel.Broken(); err != nil || len(broken) != 2 {
+		t.Errorf("after one agent's was mended: %v, %v", broken, err)
+	}
+	w.must(w.kernel.BreakGlass(Everybody, 0))
+	if broken, err := w.kernel.Broken(); err != nil || len(broken) != 0 {
+		t.Errorf("after all was mended: %v, %v", broken, err)
+	}
+}
+
 // It ends by itself.
 func TestBrokenGlassEnds(t *testing.T) {
 	w := newWorld(t)

@@ -3,6 +3,8 @@ package redirect
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -17,21 +19,36 @@ const Everybody = 0
 // BreakGlass lets the agents of a policy cgroup, or Everybody, go where they
 // want for a while, as TCP and UDP, past the gateway. The kernel ends it by
 // itself; connections that are open then can send nothing more. A duration of 0
-// ends it now. It is the guard's, who is root: the daemon has no such map.
+// ends it now, and of Everybody all that is broken, of single agents too. It is
+// the guard's, who is root: the daemon has no such map.
 func (k *Kernel) BreakGlass(policyCgroup uint64, period time.Duration) error {
-	m := k.maps[bpf.PosternMapGlass]
 	if period <= 0 {
-		if err := m.Delete(policyCgroup); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("mend the glass: %w", err)
-		}
-		return nil
+		return k.mendGlass(policyCgroup)
 	}
+	m := k.maps[bpf.PosternMapGlass]
 	now, err := sinceBoot()
 	if err != nil {
 		return err
 	}
 	if err := m.Put(policyCgroup, uint64(now+period)); err != nil {
 		return fmt.Errorf("break the glass: %w", err)
+	}
+	return nil
+}
+
+func (k *Kernel) mendGlass(policyCgroup uint64) error {
+	all := []uint64{policyCgroup}
+	if policyCgroup == Everybody {
+		broken, err := k.Broken()
+		if err != nil {
+			return err
+		}
+		all = slices.AppendSeq(all, maps.Keys(broken))
+	}
+	for _, cgroup := range all {
+		if err := k.maps[bpf.PosternMapGlass].Delete(cgroup); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("mend the glass: %w", err)
+		}
 	}
 	return nil
 }

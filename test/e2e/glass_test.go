@@ -62,6 +62,27 @@ func TestBreakGlass(t *testing.T) {
 	if out, err := direct(); err == nil {
 		t.Errorf("it still works after it was mended: %s", out)
 	}
+	// Without a name it ends for whomever it was broken, whatever the configuration is
+	// like by then; with one it says who is still past the gateway.
+	w.cli(t, "break-glass", "--for", "10m", "--reason", "the gateway is down", "--agent", "planner")
+	w.cli(t, "break-glass", "--for", "10m", "--reason", "the gateway is down")
+	refused("broken for all agents until", "--end", "--agent", "planner")
+	w.cli(t, "break-glass", "--for", "10m", "--reason", "the gateway is down", "--agent", "planner")
+	good, err := os.ReadFile(w.postern.ConfigFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(w.postern.ConfigFile, append(good, "nonsense: true\n"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mustContain(t, w.cli(t, "break-glass", "--end"), "mended for all agents")
+	if err := os.WriteFile(w.postern.ConfigFile, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := direct(); err == nil {
+		t.Errorf("it still works after it was mended for all: %s", out)
+	}
+	mustNotContain(t, w.cli(t, "status"), "THE GLASS IS BROKEN")
 	eventually(t, func() error {
 		_, err := w.postern.LogLine("past the gateway: the glass is broken")
 		return err
