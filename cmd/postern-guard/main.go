@@ -115,10 +115,16 @@ func (o options) load() (cfg *config.Config, mount string, where redirect.Option
 	if cfg == nil {
 		return nil, "", where, fmt.Errorf("%s (%d problems; `postern check %s` lists them)", problems[0], len(problems), o.config)
 	}
+	where, mount, err = o.at(cfg.Root)
+	return cfg, mount, where, err
+}
+
+// at is where the programs of a policy root belong.
+func (o options) at(root string) (where redirect.Options, mount string, err error) {
 	if mount, err = identity.CgroupMount(); err != nil {
-		return nil, "", where, err
+		return where, "", err
 	}
-	return cfg, mount, redirect.Options{Cgroup: filepath.Join(mount, cfg.Root), BPFFS: o.bpffs, MountBPFFS: true, Create: true, Foretell: true}, nil
+	return redirect.Options{Cgroup: filepath.Join(mount, root), BPFFS: o.bpffs, MountBPFFS: true, Create: true, Foretell: true}, mount, nil
 }
 
 func needRoot() error {
@@ -128,17 +134,27 @@ func needRoot() error {
 	return nil
 }
 
+// attach closes the root also when the configuration has problems: a mistake in a
+// rule is not to leave agents open after the next start of the host.
 func attach(o options) error {
 	if err := needRoot(); err != nil {
 		return err
 	}
-	cfg, mount, where, err := o.load()
+	root, cfg, problem := guard.Root(o.config)
+	where, mount, err := o.at(root)
 	if err != nil {
 		return err
 	}
 	report, err := redirect.Attach(where)
 	if err != nil {
-		return err
+		return errors.Join(err, problem)
+	}
+	if problem != nil {
+		return errors.Join(fmt.Errorf("%s is closed; the configuration has problems (`postern check %s` lists them): %w", where.Cgroup, o.config, problem),
+			guard.Anchor(where.Cgroup))
+	}
+	if err := guard.RememberRoot(cfg); err != nil {
+		fmt.Fprintln(os.Stderr, "postern-guard: the policy root cannot be remembered for the next start of the host:", err)
 	}
 	for _, a := range cfg.Agents {
 		if err := os.MkdirAll(filepath.Join(mount, a.Cgroup), 0o755); err != nil {
@@ -160,7 +176,8 @@ func detach(o options) error {
 	if err := needRoot(); err != nil {
 		return err
 	}
-	_, _, where, err := o.load()
+	root, _, _ := guard.Root(o.config) // what is wrong with the rest does not matter for this
+	where, _, err := o.at(root)
 	if err != nil {
 		return err
 	}

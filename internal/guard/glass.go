@@ -36,7 +36,9 @@ type Glass struct {
 }
 
 // GlassFile is the record of broken glass, for a state directory.
-func GlassFile(stateDir string) string { return filepath.Join(stateDir+"-guard", glassFile) }
+func GlassFile(stateDir string) string { return besideGlass(stateDir, glassFile) }
+
+func besideGlass(stateDir, name string) string { return filepath.Join(stateDir+"-guard", name) }
 
 // glassEntry is one line of it.
 type glassEntry struct {
