@@ -22,10 +22,10 @@ var held = map[string]string{
 	"home/.aws/credentials":     "[default]\naws_access_key_id = AKIAEXAMPLE\naws_secret_access_key = CANARY\naws_session_token = CANARY\n",
 	"home/.config/gh/hosts.yml": "github.com:\n  user: octo\n  oauth_token: CANARY\n",
 	"home/.docker/config.json":  `{"auths": {"https://registry.internal/v1/": {"auth": "CANARY"}}}`,
-	"home/.netrc":               "machine net.internal login ned password CANARY\n",
-	"home/.git-credentials":     "https://gil:CANARY@git.internal\n",
+	"home/.netrc":               "machine net.internal login ned password CANARY\nmachine hub.internal login CANARY password x-oauth-basic\nmachine lab.internal login oauth2 password CANARY\n",
+	"home/.git-credentials":     "https://gil:CANARY@git.internal\nhttps://CANARY:x-oauth-basic@hub.internal\nhttps://CANARY@bare.internal\nhttps://CANARY:CANARY@two.internal\n",
 	"home/.env":                 "# DB=x\nexport DATABASE_URL=\"postgresql+psycopg://ed:CANARY@env-db.internal:6432/shop?sslmode=require\"\nOPENAI_API_KEY=CANARY\nBROKEN_TOKEN=CANARY CANARY\nPATH=/bin\n",
-	"home/app/.env.local":       "DSN=host=dsn-db.internal user=dee dbname=shop password='CANARY \\'q'\nREDIS_URL=redis://:CANARY@redis.internal:6379\nODD=postgres://u%0aSAME:SAME@odd-db.internal/SAME\n",
+	"home/app/.env.local":       "DSN=host=dsn-db.internal user=dee dbname=shop password='CANARY \\'q'\nREDIS_URL=redis://:CANARY@redis.internal:6379\nINDEX=https://CANARY@index.internal/simple\nFEED=https://__token__:CANARY@feed.internal/\nODD=postgres://u%0aSAME:SAME@odd-db.internal/SAME\n",
 	"proc/123/comm":             "agent\n",
 	"proc/123/cgroup":           "0::/agents.slice/old\n",
 	"proc/123/environ":          "PGPASSWORD=CANARY\x00PGHOST=proc-db.internal\x00PGUSER=eve\x00PGDATABASE=shop\x00GITHUB_TOKEN=CANARY\x00AWS_SECRET_ACCESS_KEY=CANARY\x00PWD=/home\x00",
@@ -50,7 +50,7 @@ func TestScanShowsNoValue(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n < 23 {
+	if n < 31 {
 		t.Fatalf("%d canaries", n)
 	}
 	args := []string{"scan", "--home", dir + "/home", "--proc", dir + "/proc", "--cgroup", "agents.slice/old"}
@@ -79,7 +79,8 @@ func TestScanShowsNoValue(t *testing.T) {
 	}
 	for _, want := range []string{
 		"postgres pat@pass-db.internal:5433/shop", "postgres sue@service-db.internal:5432/shop", "kubernetes kube.internal:6443", "ssh-key -", "aws -",
-		"git octo@github.com", "docker registry.internal", "netrc ned@net.internal", "git gil@git.internal", "postgres ed@env-db.internal:6432/shop",
+		"git octo@github.com", "docker registry.internal", "netrc net.internal", "netrc hub.internal", "netrc oauth2@lab.internal", "git git.internal", "git hub.internal", "git bare.internal", "git two.internal",
+		"url index.internal", "url __token__@feed.internal", "postgres ed@env-db.internal:6432/shop",
 		"token -", "postgres dee@dsn-db.internal/shop", "url redis.internal:6379", "postgres odd-db.internal", "postgres eve@proc-db.internal/shop",
 	} {
 		if !slices.Contains(found, want) {

@@ -174,7 +174,7 @@ func (s *Scan) netrc(path string, text []byte) {
 			f.User = words[i+1]
 		case "password":
 			f.Kind, f.Place = "netrc", path
-			s.add(f, words[i+1], path)
+			s.addLogin(f, words[i+1], path)
 		default:
 			continue
 		}
@@ -186,7 +186,7 @@ func (s *Scan) gitCredentials(path string, text []byte) {
 	for i, l := range lines(text) {
 		if u, err := url.Parse(l); err == nil && u.User != nil {
 			password, _ := u.User.Password()
-			s.add(Finding{Kind: "git", Place: numbered(path, i), User: u.User.Username(), Host: u.Host}, password, path)
+			s.addLogin(Finding{Kind: "git", Place: numbered(path, i), User: u.User.Username(), Host: u.Host}, password, path)
 		}
 	}
 }

@@ -60,6 +60,21 @@ func (s *Scan) add(f Finding, value, group string) {
 	s.Findings = append(s.Findings, f)
 }
 
+// addLogin is add where tokens are used in place of passwords, and may stand in the
+// place of the user: only users that are known to be none are shown.
+func (s *Scan) addLogin(f Finding, password, group string) {
+	switch {
+	case slices.Contains([]string{"", "x-oauth-basic", "x-token-auth"}, password):
+		password, f.User = f.User, ""
+	case !slices.Contains(tokenUsers, f.User):
+		f.User = ""
+	}
+	s.add(f, password, group)
+}
+
+// tokenUsers are what services have as the user beside a token.
+var tokenUsers = []string{"git", "oauth2", "oauth", "x-access-token", "x-token-auth", "token", "__token__", "anonymous"}
+
 // named is a name that is harmless to print: with the characters of names, and
 // without the value in it.
 func named(name, value string) string {

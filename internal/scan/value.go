@@ -50,16 +50,20 @@ func (s *Scan) variables(vars map[string]string, place func(name string) string,
 // look finds a connection string with a password in it.
 func (s *Scan) look(value, place, group string) bool {
 	if u, err := url.Parse(strings.TrimSpace(value)); err == nil && u.Host != "" && u.User != nil {
-		password, ok := u.User.Password()
-		if !ok || password == "" {
+		password, _ := u.User.Password()
+		scheme, _, _ := strings.Cut(u.Scheme, "+") // postgresql+psycopg
+		database := scheme == "postgres" || scheme == "postgresql"
+		// Without a password the user may be a token, where there are such.
+		if password == "" && (database || scheme != "http" && scheme != "https") {
 			return false
 		}
 		f := Finding{Kind: "url", Place: place, User: u.User.Username(), Host: u.Host}
-		scheme, _, _ := strings.Cut(u.Scheme, "+") // postgresql+psycopg
-		if scheme == "postgres" || scheme == "postgresql" {
+		if database {
 			f.Kind, f.Database = "postgres", strings.TrimPrefix(u.Path, "/")
+			s.add(f, password, group)
+		} else {
+			s.addLogin(f, password, group)
 		}
-		s.add(f, password, group)
 		return true
 	}
 	words := map[string]string{}
