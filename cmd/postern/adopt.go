@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,9 +18,11 @@ import (
 )
 
 // dropInName is the file that adopts a unit, below UNIT.d; its first line is how
-// it is known as ours.
+// it is known as ours. Of all drop-ins the last by name has its way, whatever
+// directory it is in, and systemctl edit writes override.conf.
 const (
-	dropInName   = "50-postern.conf"
+	dropInName   = "zz-postern.conf"
+	dropInBefore = "50-postern.conf" // its name in earlier versions
 	adoptedFirst = "# Adopted by `postern adopt` for agent "
 )
 
@@ -116,8 +119,15 @@ func (c *cli) adopt(ctx context.Context, name string, a adoption) error {
 	if err := os.Rename(done.File+".new", done.File); err != nil {
 		return err
 	}
+	before := filepath.Join(filepath.Dir(done.File), dropInBefore)
+	if adoptedBy(before) != "" {
+		os.Remove(before) //nolint:errcheck // it says the same
+	}
 	if err := a.reload(ctx); err != nil {
 		return err
+	}
+	if err := a.holds(ctx, name, slice); err != nil {
+		return errors.Join(fmt.Errorf("%s: %w; it is not adopted", name, err), os.Remove(done.File), a.reload(ctx))
 	}
 	return c.showAdopted(&done, fmt.Sprintf("wrote %s\n%s is agent %s from its next start on: %s\n", done.File, name, a.agent, done.Restart))
 }
@@ -128,6 +138,9 @@ func (c *cli) release(ctx context.Context, name string, a adoption) error {
 		return err
 	}
 	done := adopted{Unit: name, File: filepath.Join(a.root, unitPath[0], name+".d", dropInName), Restart: "systemctl restart " + name}
+	if before := filepath.Join(filepath.Dir(done.File), dropInBefore); adoptedBy(done.File) == "" && adoptedBy(before) != "" {
+		done.File = before
+	}
 	done.Agent = adoptedBy(done.File)
 	if done.Agent == "" {
 		return fmt.Errorf("%s is not adopted: there is no %s of postern adopt", name, done.File)
@@ -175,6 +188,27 @@ func (a *adoption) reload(ctx context.Context) error {
 		return fmt.Errorf("run systemctl daemon-reload: %w", err)
 	}
 	return systemctl(ctx, "daemon-reload")
+}
+
+// holds says whether systemd, where it runs, has understood a unit as it is meant:
+// something else may have its way.
+func (a *adoption) holds(ctx context.Context, name, slice string) error {
+	if a.root != "/" {
+		return nil
+	}
+	if _, err := os.Stat("/run/systemd/system"); err != nil {
+		return nil //nolint:nilerr // no systemd runs that could be asked
+	}
+	out, err := exec.CommandContext(ctx, "systemctl", "show", "--property=Slice,User,DynamicUser", "--", name).Output()
+	if err != nil {
+		return fmt.Errorf("ask systemd what became of it: %w", err)
+	}
+	u := unit{}
+	u.take("[Service]\n" + string(out))
+	if u["Slice"] != slice {
+		return fmt.Errorf("systemd puts it into %s and not into %s: another drop-in has Slice= (systemctl cat %s)", u["Slice"], slice, name)
+	}
+	return u.adoptable(*a)
 }
 
 func serviceName(name string) (string, error) {
@@ -229,23 +263,37 @@ func readUnit(root, name string) (unit, error) {
 	if !found {
 		return nil, fmt.Errorf("there is no unit %s below %s", name, root)
 	}
+	for _, f := range dropIns(root, slices.Compact([]string{template, name})) {
+		if base := filepath.Base(f); base == dropInName || base == dropInBefore {
+			u["adopted"] = adoptedBy(f)
+			continue
+		}
+		text, err := os.ReadFile(f)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		u.take(string(text))
+	}
+	return u, nil
+}
+
+// dropIns are those of a unit in the order in which they count: by name, and of one
+// name that of the first directory only.
+func dropIns(root string, names []string) []string {
+	last := map[string]string{}
 	for _, dir := range slices.Backward(unitPath) {
-		for _, n := range slices.Compact([]string{template, name}) {
+		for _, n := range names {
 			files, _ := filepath.Glob(filepath.Join(root, dir, n+".d", "*.conf"))
 			for _, f := range files {
-				if filepath.Base(f) == dropInName {
-					u["adopted"] = adoptedBy(f)
-					continue
-				}
-				text, err := os.ReadFile(f)
-				if err != nil && !errors.Is(err, fs.ErrNotExist) {
-					return nil, err
-				}
-				u.take(string(text))
+				last[filepath.Base(f)] = f
 			}
 		}
 	}
-	return u, nil
+	out := make([]string, 0, len(last))
+	for _, base := range slices.Sorted(maps.Keys(last)) {
+		out = append(out, last[base])
+	}
+	return out
 }
 
 func (u unit) take(text string) {
@@ -266,6 +314,8 @@ func (u unit) take(text string) {
 func (u unit) adoptable(a adoption) error {
 	dynamic := slices.Contains([]string{"yes", "true", "on", "1"}, strings.ToLower(u["DynamicUser"]))
 	switch who := u["User"]; {
+	case strings.ContainsAny(prefixOf(u["ExecStart"]), "+!"):
+		return errors.New("its ExecStart begins with + or !, so that it runs as root all the same: write it without")
 	case who == a.daemonUser:
 		return fmt.Errorf("it runs as %s, the daemon's user: give it one of its own (User=)", who)
 	case !dynamic && (who == "" || who == "root" || who == "0"):
@@ -274,6 +324,11 @@ func (u unit) adoptable(a adoption) error {
 		return fmt.Errorf("agent %s has adopted it: postern release it first", u["adopted"])
 	}
 	return nil
+}
+
+// prefixOf is what stands before the path of a command (systemd.service(5)).
+func prefixOf(command string) string {
+	return command[:len(command)-len(strings.TrimLeft(command, "@-:+!|"))]
 }
 
 // adoptedBy is the agent that a drop-in of ours is for.

@@ -38,7 +38,7 @@ func TestAdopt(t *testing.T) {
 		"usr/lib/systemd/system/worker.service.d/a.conf": "[Service]\nNice=1\n",
 		"usr/lib/systemd/system/job@.service":            "[Service]\nDynamicUser=yes\n",
 	})
-	file := dir + "/etc/systemd/system/worker.service.d/50-postern.conf"
+	file := dir + "/etc/systemd/system/worker.service.d/zz-postern.conf"
 	out, err := run(adoptArgs("worker", "planner", "--dry-run")...)
 	if _, missing := os.Stat(file); err != nil || missing == nil || !strings.Contains(out, "Slice=agents-planner.slice") {
 		t.Fatal(out, err)
@@ -80,14 +80,21 @@ func TestAdoptRefuses(t *testing.T) {
 		"etc/systemd/system/uid0.service":             "[Service]\nUser=0\n",
 		"etc/systemd/system/late.service":             "[Service]\nUser=worker\n",
 		"etc/systemd/system/late.service.d/user.conf": "[Service]\nUser=root\n",
-		"etc/systemd/system/daemon.service":           "[Service]\nUser=postern\n",
-		"etc/systemd/system/fine.service":             "[Service]\nUser=worker\n",
-		"etc/systemd/system/theirs.service":           "[Service]\nUser=worker\n",
+		// Drop-ins count by their names, whatever directory they are in.
+		"etc/systemd/system/order.service":                 "[Service]\nUser=worker\n",
+		"usr/lib/systemd/system/order.service.d/90-x.conf": "[Service]\nUser=root\n",
+		"etc/systemd/system/order.service.d/10-y.conf":     "[Service]\nUser=worker\n",
+		"etc/systemd/system/plus.service":                  "[Service]\nUser=worker\nExecStart=-+/bin/true\n",
+		"etc/systemd/system/daemon.service":                "[Service]\nUser=postern\n",
+		"etc/systemd/system/fine.service":                  "[Service]\nUser=worker\n",
+		"etc/systemd/system/theirs.service":                "[Service]\nUser=worker\n",
 	})
 	for _, c := range []struct{ unit, agent, want string }{
 		{"root", "planner", "runs as root"},
 		{"uid0", "planner", "runs as root"},
 		{"late", "planner", "runs as root"},
+		{"order", "planner", "runs as root"},
+		{"plus", "planner", "begins with + or !"},
 		{"daemon", "planner", "the daemon's user"},
 		{"fine", "coder", "is no slice"},
 		{"fine", "nobody", `no agent "nobody"`},
@@ -100,11 +107,11 @@ func TestAdoptRefuses(t *testing.T) {
 			t.Errorf("%s: %v %s", c.unit, err, out)
 		}
 	}
-	if found, _ := filepath.Glob(dir + "/etc/systemd/system/*/50-postern.conf"); len(found) > 0 {
+	if found, _ := filepath.Glob(dir + "/etc/systemd/system/*/*-postern.conf"); len(found) > 0 {
 		t.Error(found)
 	}
 	// A file of somebody else's is not removed.
-	theirs := dir + "/etc/systemd/system/theirs.service.d/50-postern.conf"
+	theirs := dir + "/etc/systemd/system/theirs.service.d/zz-postern.conf"
 	if err := os.MkdirAll(filepath.Dir(theirs), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -113,5 +120,34 @@ func TestAdoptRefuses(t *testing.T) {
 	}
 	if out, err := run("release", "theirs"); err == nil || !strings.Contains(out, "is not adopted") {
 		t.Error(out, err)
+	}
+}
+
+// TestAdoptAfterOthers: what an earlier version wrote gives way to a name that no
+// other drop-in comes after, and is released too.
+func TestAdoptAfterOthers(t *testing.T) {
+	const folder = "etc/systemd/system/worker.service.d/"
+	before := adoptedFirst + "planner\n[Service]\nSlice=agents-planner.slice\n"
+	dir, run := system(t, map[string]string{
+		"etc/systemd/system/worker.service": "[Service]\nUser=worker\n", folder + "override.conf": "[Service]\nNice=1\n", folder + "50-postern.conf": before,
+	})
+	if out, err := run(adoptArgs("worker", "planner")...); err != nil {
+		t.Fatal(out, err)
+	}
+	names := func() string {
+		found, _ := filepath.Glob(filepath.Join(dir, folder, "*"))
+		for i := range found {
+			found[i] = filepath.Base(found[i])
+		}
+		return strings.Join(found, " ")
+	}
+	if got := names(); got != "override.conf zz-postern.conf" {
+		t.Error(got)
+	}
+	if err := os.Rename(filepath.Join(dir, folder, "zz-postern.conf"), filepath.Join(dir, folder, "50-postern.conf")); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run("release", "worker"); err != nil || names() != "override.conf" {
+		t.Error(out, err, names())
 	}
 }

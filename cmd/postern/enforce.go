@@ -43,11 +43,11 @@ func (c *cli) enforce(ctx context.Context, agent string) error {
 		if err != nil {
 			return err
 		}
-		owner := int(info.Sys().(*syscall.Stat_t).Uid)
+		st := info.Sys().(*syscall.Stat_t)
 		if err := c.takes(ctx, enforced); err != nil {
 			return err
 		}
-		if err := (placed{c.config, enforced, info.Mode().Perm(), owner}).write(); err != nil {
+		if err := (placed{c.config, enforced, info.Mode().Perm(), owner{int(st.Uid), int(st.Gid)}}).write(); err != nil {
 			return err
 		}
 		if _, err := c.daemon().Reload(ctx); err != nil && !errors.Is(err, control.ErrNotRunning) {

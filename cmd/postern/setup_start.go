@@ -64,8 +64,10 @@ func (c *cli) showStarted(s *started, f *first) error {
 		fmt.Fprintln(c.out, " ", n)
 	}
 	if f.observe > 0 {
-		fmt.Fprintf(c.out, "nothing is enforced for %s; what agent %s did becomes a policy by:\n  postern policy learn --agent %s\n  postern enforce %s\n",
-			f.observe, f.agent, f.agent, f.agent)
+		fmt.Fprintf(c.out, "nothing is enforced for %s; what agent %s did becomes its policy by:\n"+
+			"  postern policy learn --agent %[2]s --write candidate.yaml   # read it; postern policy test says what it denies\n"+
+			"  install -m 644 candidate.yaml %[3]s\n  postern enforce %[2]s\n",
+			f.observe, f.agent, c.config)
 	}
 	return nil
 }

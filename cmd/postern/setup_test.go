@@ -201,6 +201,12 @@ func TestEnforce(t *testing.T) {
 	if err := os.WriteFile(file, []byte(observed), 0o640); err != nil {
 		t.Fatal(err)
 	}
+	const group = 65534 // as root:postern is, so that the daemon reads it
+	if os.Geteuid() == 0 {
+		if err := os.Chown(file, 0, group); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if out, err := postern("--config", file, "enforce", "nobody").CombinedOutput(); err == nil || !strings.Contains(string(out), `no agent "nobody"`) {
 		t.Error(string(out), err)
 	}
@@ -215,6 +221,8 @@ func TestEnforce(t *testing.T) {
 	}
 	if st, _ := os.Stat(file); st.Mode().Perm() != 0o640 {
 		t.Error(st.Mode())
+	} else if gid := st.Sys().(*syscall.Stat_t).Gid; os.Geteuid() == 0 && gid != group {
+		t.Errorf("its group is %d", gid)
 	}
 	if out, err := postern("--config", file, "enforce").CombinedOutput(); err != nil || !strings.Contains(string(out), "coder") {
 		t.Error(string(out), err)

@@ -86,7 +86,7 @@ func (f *first) replaceable(path string) error {
 // writeFirst writes the files, the configuration last and only if the daemon
 // would take it.
 func (c *cli) writeFirst(ctx context.Context, f *first, text string, secret []byte) (written []string, err error) {
-	owner, err := f.owner()
+	daemon, err := f.owner()
 	if err != nil {
 		return nil, err
 	}
@@ -117,9 +117,9 @@ func (c *cli) writeFirst(ctx context.Context, f *first, text string, secret []by
 	if err := w.Close(); err != nil {
 		return nil, fmt.Errorf("encrypt the secret: %w", err)
 	}
-	files := []placed{{filepath.Join(dir, f.target+".age"), sealed.Bytes(), 0o600, owner}, {c.config, []byte(text), 0o644, 0}}
+	files := []placed{{filepath.Join(dir, f.target+".age"), sealed.Bytes(), 0o600, daemon}, {c.config, []byte(text), 0o644, owner{}}}
 	if made != nil {
-		files = append([]placed{{filepath.Join(dir, "identity.txt"), made, 0o600, owner}}, files...)
+		files = append([]placed{{filepath.Join(dir, "identity.txt"), made, 0o600, daemon}}, files...)
 	}
 	for _, p := range files {
 		if err := p.write(); err != nil {
@@ -130,12 +130,16 @@ func (c *cli) writeFirst(ctx context.Context, f *first, text string, secret []by
 	return written, nil
 }
 
-func (f *first) owner() (int, error) {
+func (f *first) owner() (who owner, err error) {
 	u, err := user.Lookup(f.daemonUser)
 	if err != nil {
-		return 0, fmt.Errorf("%w: the packages make the user; by hand: useradd --system --home-dir /nonexistent --shell /usr/sbin/nologin %s", err, f.daemonUser)
+		return who, fmt.Errorf("%w: the packages make the user; by hand: useradd --system --home-dir /nonexistent --shell /usr/sbin/nologin %s", err, f.daemonUser)
 	}
-	return strconv.Atoi(u.Uid)
+	who.uid, err = strconv.Atoi(u.Uid)
+	if err == nil {
+		who.gid, err = strconv.Atoi(u.Gid)
+	}
+	return who, err
 }
 
 // identityIn returns who to encrypt to. Other files may be encrypted to an
@@ -170,8 +174,11 @@ type placed struct {
 	path  string
 	text  []byte
 	mode  fs.FileMode
-	owner int
+	owner owner
 }
+
+// owner is whose a file is.
+type owner struct{ uid, gid int }
 
 func (p placed) write() error {
 	if _, err := os.Lstat(p.path); err == nil {
@@ -186,7 +193,7 @@ func (p placed) write() error {
 	}
 	defer os.Remove(tmp.Name())
 	defer tmp.Close()
-	if err := errors.Join(tmp.Chmod(p.mode), tmp.Chown(p.owner, p.owner)); err != nil && os.Geteuid() == 0 {
+	if err := errors.Join(tmp.Chmod(p.mode), tmp.Chown(p.owner.uid, p.owner.gid)); err != nil && os.Geteuid() == 0 {
 		return err
 	}
 	if _, err := tmp.Write(p.text); err != nil {

@@ -325,6 +325,9 @@ func TestQuickstart(t *testing.T) {
 	}
 	out := here.shell(t, lines)
 	contains(t, out, "lets orders_rw in, by its real credential", "Ada", "redacted", "nothing is enforced for 24h", "UPDATE 1", "enforced from now on: planner", "deny", "update")
+	if n := strings.Count(out, "UPDATE 1"); n != 2 {
+		t.Errorf("%d updates went through: what was learnt is not what is enforced\n%s", n, out)
+	}
 }
 
 // TestWrongPassword: setup says that the database does not let it in, and ends
