@@ -43,7 +43,7 @@ MACHINES ?= amd64 arm64
 
 .PHONY: package
 package: build/tools/golangci-lint ## build/packages: deb and rpm for MACHINES, made twice and compared, lintian and rpmlint clean
-	@test/tools/setup gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross lintian rpmlint
+	@test/tools/setup git gcc libc6-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross lintian rpmlint
 	packaging/build build/packages $(MACHINES)
 	packaging/build build/packages-again $(MACHINES)
 	diff build/packages/SHA256SUMS build/packages-again/SHA256SUMS
@@ -60,7 +60,7 @@ generate: setup ## regenerate the kernel objects (clang-14), the lists of depend
 
 .PHONY: setup-demo
 setup-demo:
-	@test/tools/setup postgresql-15 postgresql-client-15 bubblewrap
+	@test/tools/setup gcc libc6-dev postgresql-15 postgresql-client-15 bubblewrap
 
 .PHONY: demo
 demo: setup-demo build ## a database, a gateway and an agent on this machine, explained as they run

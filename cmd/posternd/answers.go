@@ -188,7 +188,7 @@ func needRestart(before, after *config.Config) []string {
 		key     string
 		changed bool
 	}{
-		{"root", before.Root != after.Root},
+		{"root (besides, postern-guard detach and attach)", before.Root != after.Root},
 		{"state_dir", before.StateDir != after.StateDir},
 		{"control", before.Control != after.Control},
 		{"guard", before.Guard != after.Guard},

@@ -14,7 +14,7 @@ import (
 
 // proof finds tests in a document as "folder: `TestA`, `TestB`", where folder
 // is the last part of the package's path.
-var proof = regexp.MustCompile("([a-z0-9]+):\\s+((?:`(?:Test|Fuzz|Example)\\w+`(?:,\\s+)?)+)")
+var proof = regexp.MustCompile("([a-z0-9-]+):\\s+((?:`(?:Test|Fuzz|Example)\\w+`(?:,\\s+)?)+)")
 
 var backticked = regexp.MustCompile("`((?:Test|Fuzz|Example)\\w+)`")
 

@@ -62,8 +62,28 @@ func TestBreakGlass(t *testing.T) {
 	if out, err := direct(); err == nil {
 		t.Errorf("it still works after it was mended: %s", out)
 	}
-	// Without a name it ends for whomever it was broken, whatever the configuration is
-	// like by then; with one it says who is still past the gateway.
+	w.mendsForAll(t, refused)
+	if out, err := direct(); err == nil {
+		t.Errorf("it still works after it was mended for all: %s", out)
+	}
+	eventually(t, func() error {
+		_, err := w.postern.LogLine("past the gateway: the glass is broken")
+		return err
+	})
+	b, err := os.ReadFile(guard.GlassFile(w.postern.State))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustContain(t, string(b), `"event":"broken","agent":"planner"`, `"reason":"the gateway is down"`, `"event":"mended"`)
+	if st, err := os.Stat(filepath.Dir(guard.GlassFile(w.postern.State))); err != nil || st.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v", st.Mode(), err)
+	}
+}
+
+// mendsForAll: without a name it ends for whomever it was broken, whatever the
+// configuration is like by then; with one it says who is still past the gateway.
+func (w *world) mendsForAll(t *testing.T, refused func(want string, args ...string)) {
+	t.Helper()
 	w.cli(t, "break-glass", "--for", "10m", "--reason", "the gateway is down", "--agent", "planner")
 	w.cli(t, "break-glass", "--for", "10m", "--reason", "the gateway is down")
 	refused("broken for all agents until", "--end", "--agent", "planner")
@@ -79,20 +99,5 @@ func TestBreakGlass(t *testing.T) {
 	if err := os.WriteFile(w.postern.ConfigFile, good, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := direct(); err == nil {
-		t.Errorf("it still works after it was mended for all: %s", out)
-	}
 	mustNotContain(t, w.cli(t, "status"), "THE GLASS IS BROKEN")
-	eventually(t, func() error {
-		_, err := w.postern.LogLine("past the gateway: the glass is broken")
-		return err
-	})
-	b, err := os.ReadFile(guard.GlassFile(w.postern.State))
-	if err != nil {
-		t.Fatal(err)
-	}
-	mustContain(t, string(b), `"event":"broken","agent":"planner"`, `"reason":"the gateway is down"`, `"event":"mended"`)
-	if st, err := os.Stat(filepath.Dir(guard.GlassFile(w.postern.State))); err != nil || st.Mode().Perm() != 0o700 {
-		t.Errorf("%v, %v", st.Mode(), err)
-	}
 }
