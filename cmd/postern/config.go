@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -20,6 +21,16 @@ func (c *cli) checkCommand() *cobra.Command {
 			}
 			out, err := c.daemonCheck(cmd.Context(), file)
 			var failed *exec.ExitError
+			if c.json && (err == nil || errors.As(err, &failed)) {
+				said := strings.Split(strings.TrimSpace(string(out)), "\n")
+				if err := c.out.print(map[string]any{"ok": err == nil, "file": file, "said": said}); err != nil {
+					return err
+				}
+				if err != nil {
+					return exitCode(1)
+				}
+				return nil
+			}
 			if errors.As(err, &failed) {
 				os.Stderr.Write(out)
 				return exitCode(1)

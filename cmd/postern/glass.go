@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -32,6 +33,13 @@ func (c *cli) breakGlassCommand() *cobra.Command {
 			}
 			if err := c.guard().BreakGlass(cmd.Context(), g); err != nil {
 				return err
+			}
+			if c.json {
+				return c.out.print(struct {
+					Agent  string    `json:"agent"` // "*": all
+					Broken bool      `json:"broken"`
+					Until  time.Time `json:"until"`
+				}{cmp.Or(g.Agent, "*"), !end, time.Now().Add(g.For)})
 			}
 			who := "all agents"
 			if g.Agent != "" {

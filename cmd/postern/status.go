@@ -22,8 +22,8 @@ func (c *cli) statusCommand() *cobra.Command {
 		Use: "status", Short: "Show agents, targets and whether the kernel holds them", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := c.daemon().Status(cmd.Context())
-			if errors.Is(err, control.ErrNotRunning) && !c.json {
-				c.showGuard(cmd.Context())
+			if errors.Is(err, control.ErrNotRunning) {
+				return errors.Join(err, c.showGuard(cmd.Context()))
 			}
 			if err != nil {
 				return err
@@ -74,10 +74,19 @@ func (c *cli) showStatus(s control.Status) error {
 }
 
 // showGuard says whether agents are held while there is no daemon.
-func (c *cli) showGuard(ctx context.Context) {
+func (c *cli) showGuard(ctx context.Context) error {
+	checks := c.guardChecks(ctx)
+	if c.json {
+		return c.out.print(map[string]any{"running": false, "kernel": checks})
+	}
+	c.showChecks(checks)
+	return nil
+}
+
+func (c *cli) guardChecks(ctx context.Context) []control.Check {
 	status, err := c.guard().Status(ctx)
 	if err != nil {
-		return // what is said of the daemon says enough
+		return []control.Check{{Name: "guard", Detail: err.Error(), Help: "systemctl start postern-guard; as root `postern-guard check` says what the kernel does"}}
 	}
 	checks := []control.Check{{Name: "kernel", OK: true, Detail: fmt.Sprintf("%s is closed by %d programs: agents get no connection until posternd runs", status.Cgroup, len(status.Links))}}
 	if len(status.Problems) > 0 {
@@ -86,7 +95,13 @@ func (c *cli) showGuard(ctx context.Context) {
 	for _, p := range status.Problems {
 		checks = append(checks, control.Check{Name: "kernel", Detail: p.String(), Help: "run `postern-guard attach`"})
 	}
-	c.showChecks(checks)
+	for who, until := range status.Glass {
+		checks = append(checks, control.Check{
+			Name: "glass", Detail: "THE GLASS IS BROKEN for " + who + " until " + until.Format(time.DateTime) + ": these agents go past the gateway",
+			Help: "postern break-glass --end",
+		})
+	}
+	return checks
 }
 
 func (c *cli) showChecks(checks []control.Check) {

@@ -89,3 +89,15 @@ func TestFilesHoldNoLeftovers(t *testing.T) {
 		}
 	}
 }
+
+// The objects of bpf/ are kept so that a build takes no clang.
+func TestNoFileIsABinary(t *testing.T) {
+	for _, path := range files(t) {
+		if strings.HasPrefix(path, "bpf/") && strings.HasSuffix(path, "_bpfel.o") {
+			continue
+		}
+		if bytes.HasPrefix(read(t, path), []byte("\x7fELF")) {
+			t.Errorf("%s: what go build leaves: delete it, and build into build/", path)
+		}
+	}
+}

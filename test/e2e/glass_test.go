@@ -50,6 +50,7 @@ func TestBreakGlass(t *testing.T) {
 		t.Error(out1)
 	}
 	mustContain(t, out1, "past the gateway")
+	w.toldWithoutDaemon(t)
 	if err := w.postern.StartDaemon(); err != nil {
 		t.Fatal(err)
 	}
@@ -100,4 +101,16 @@ func (w *world) mendsForAll(t *testing.T, refused func(want string, args ...stri
 		t.Fatal(err)
 	}
 	mustNotContain(t, w.cli(t, "status"), "THE GLASS IS BROKEN")
+}
+
+// toldWithoutDaemon: the kernel is told of without the daemon, too.
+func (w *world) toldWithoutDaemon(t *testing.T) {
+	t.Helper()
+	for _, args := range [][]string{{"status"}, {"status", "--json"}} {
+		out, err := w.postern.CLI(args...).Output()
+		if err == nil {
+			t.Errorf("%v finds nothing wrong", args)
+		}
+		mustContain(t, string(out), "is closed by", "THE GLASS IS BROKEN for planner")
+	}
 }

@@ -34,6 +34,11 @@ func TestReload(t *testing.T) {
 		t.Error("a configuration with problems was taken")
 	}
 	mustContain(t, out, "nonsense", "postern.yaml:")
+	said, code := w.status(t, "check", "--json", w.postern.ConfigFile)
+	if code != 1 {
+		t.Errorf("check ends with %d", code)
+	}
+	mustContain(t, said, `"ok": false`, "nonsense")
 	mustContain(t, planner.do("SELECT name FROM customers WHERE id = 2;"), "Grace")
 
 	without := strings.Replace(whole, `      - {name: reads, target: "*", verbs: [select], allow: true}`+"\n",
