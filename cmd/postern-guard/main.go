@@ -14,11 +14,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
+	"os/exec"
 	"os/signal"
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -34,6 +37,8 @@ const usage = `postern-guard holds the policy cgroups closed. It runs as root.
 
   postern-guard attach    attach the kernel programs, make the agents' cgroups
   postern-guard serve     answer the daemon and launch runs, until stopped
+  postern-guard reload    have the one that serves become the version installed
+                          now, with its runs: it executes what it was started as
   postern-guard check     say whether the policy root is closed; 1 if not
   postern-guard detach    remove the programs: THE AGENTS ARE OPEN AFTERWARDS
   postern-guard version
@@ -75,7 +80,7 @@ var errOpen = errors.New("the policy root is not closed")
 
 func run(args []string, out io.Writer) error {
 	commands := map[string]func(options) error{
-		"attach": attach, "serve": serve, "check": check, "detach": detach,
+		"attach": attach, "serve": serve, "reload": reload, "check": check, "detach": detach,
 		"version": func(options) error { _, err := fmt.Fprintln(out, "postern-guard", version.String()); return err },
 	}
 	if len(args) == 0 || args[0] == "--help" || args[0] == "-h" || args[0] == "help" {
@@ -219,6 +224,11 @@ func serve(o options) error {
 	if err := needRoot(); err != nil {
 		return err
 	}
+	before, err := guard.Inherit() // first: what is executed is not to have any of it
+	if err != nil {
+		return err
+	}
+	stored := supervisor.Stored()
 	cfg, _, where, err := o.load()
 	if err != nil {
 		return err
@@ -231,15 +241,15 @@ func serve(o options) error {
 		return fmt.Errorf("the policy root is not closed (%s): run `postern-guard attach` first", problems[0])
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	closed := where.Cgroup + " is closed"
 	server, err := guard.New(guard.Options{
 		Log: log, Config: o.config, Redirect: where, Daemon: daemon, Grace: o.grace, Bubblewrap: o.bubblewrap,
+		Successor: o.successor, Store: supervisor.Store{}, Stored: stored,
 		Attended: func(there bool) {
-			line := closed + "; no daemon is connected"
+			status := "; no daemon is connected"
 			if there {
-				line = closed + "; the daemon is connected"
+				status = "; the daemon is connected"
 			}
-			if err := supervisor.Status(line); err != nil {
+			if err := supervisor.Status(where.Cgroup + " is closed" + status); err != nil {
 				log.Warn("systemd", "error", err)
 			}
 		},
@@ -247,22 +257,78 @@ func serve(o options) error {
 	if err != nil {
 		return err
 	}
-	for _, dir := range []string{guard.RunDir, filepath.Dir(cfg.Guard.Socket)} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
-	}
-	l, err := guard.Listen(cfg.Guard.Socket)
+	l, err := listen(cfg.Guard.Socket, before)
 	if err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	log.Info("guard serves", "socket", cfg.Guard.Socket, "root", where.Cgroup, "version", version.String())
-	if err := supervisor.Ready(closed); err != nil {
+	if err := supervisor.Ready(where.Cgroup + " is closed"); err != nil {
 		log.Warn("systemd", "error", err)
 	}
-	return server.Serve(ctx, l)
+	go supervisor.Watch(ctx, func(ctx context.Context) error {
+		_, err := guard.Client{Socket: cfg.Guard.Socket}.Status(ctx)
+		return err
+	}, func(err error) { log.Error("the guard does not answer itself", "error", err) })
+	return server.Serve(ctx, l, before)
+}
+
+// listen takes over the socket of the guard before, if that has left it and the
+// configuration names no other by now.
+func listen(at string, before *guard.Inheritance) (*net.UnixListener, error) {
+	if before != nil && before.Socket.Addr().String() == at {
+		return before.Socket, nil
+	}
+	if before != nil {
+		before.Socket.Close()
+	}
+	for _, dir := range []string{guard.RunDir, filepath.Dir(at)} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	return guard.Listen(at)
+}
+
+// successor is what serves after this process: the program where this one was, which
+// may be of another version by now, with the same options. It is to agree first with
+// what it will find.
+func (o options) successor(ctx context.Context) ([]string, error) {
+	program, err := exec.LookPath(os.Args[0])
+	if err == nil {
+		program, err = filepath.Abs(program)
+	}
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, program, "check", "--config", o.config, "--bpffs", o.bpffs).CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("%s check: %w: %s", program, err, strings.TrimSpace(string(out)))
+	}
+	return append([]string{program}, os.Args[1:]...), nil
+}
+
+const (
+	// checkTime bounds how long the next guard may take to look at what is attached.
+	checkTime = 30 * time.Second
+	// reloadTime bounds a reload: what is being launched may take a minute.
+	reloadTime = 2 * time.Minute
+)
+
+func reload(o options) error {
+	if err := needRoot(); err != nil {
+		return err
+	}
+	cfg, _, _, err := o.load()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), reloadTime)
+	defer cancel()
+	return guard.Client{Socket: cfg.Guard.Socket}.Reload(ctx)
 }
 
 func uidOf(name string) (uint32, error) {

@@ -222,6 +222,17 @@ It attaches the kernel programs that hold the policy root closed, keeps the agen
 runs. It is root, parses nothing from the network and holds no secret. The programs hold whether or not it runs: what is attached stays
 until ` + "`postern-guard detach`" + `.
 
+With ` + "`reload`" + ` the one that serves becomes the program that lies where its own did: it executes that, in the same process, with the
+options that it was started with, and its runs, listeners and published ports go on. The new program is asked first, by ` + "`check`" + `; where it
+refuses, or the configuration has problems, the guard stays what it is, and the exit status is 1.
+
+## Signals
+
+| signal | what it does |
+|---|---|
+| ` + "`SIGTERM`, `SIGINT`" + ` | ends it and its runs |
+| ` + "`SIGKILL`" + ` | ends it; its runs go on and stay held, but who waits for one hears an error |
+
 ## Exit status
 
 0 when all went well, 1 on an error, and for ` + "`check`" + ` when the policy root is not closed.

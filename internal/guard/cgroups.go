@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"maps"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -23,6 +24,12 @@ func (c *cgroupIDs) set(relative string, id uint64) {
 		c.of = map[string]uint64{}
 	}
 	c.of[relative] = id
+}
+
+func (c *cgroupIDs) all() map[string]uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.of)
 }
 
 // stale says whether an agent's cgroup that is dir or below it has another id by

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -58,17 +59,44 @@ func isGuards(conn *net.UnixConn) error {
 	return nil
 }
 
-func (c Client) ask(ctx context.Context, q request) (reply, []*os.File, error) {
+// ask asks again where the guard went before it answered: it was replaced, and what
+// is asked so may be asked twice.
+func (c Client) ask(ctx context.Context, q request, files ...*os.File) (reply, []*os.File, error) {
+	r, open, err := c.askOnce(ctx, q, files...)
+	if isGone(err) && ctx.Err() == nil {
+		return c.askOnce(ctx, q, files...)
+	}
+	return r, open, err
+}
+
+// isGone says whether a guard ended with a connection on its hands.
+func isGone(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
+}
+
+func (c Client) askOnce(ctx context.Context, q request, files ...*os.File) (reply, []*os.File, error) {
 	conn, err := c.dial(ctx)
 	if err != nil {
 		return reply{}, nil, err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	if err := writeFrame(conn, q); err != nil {
+	if err := writeFrame(conn, q, files...); err != nil {
 		return reply{}, nil, fmt.Errorf("ask the guard: %w", err)
 	}
 	return readReply(conn)
+}
+
+// Reload has the guard become the program that lies where its own did, with its
+// runs, and waits until that answers.
+func (c Client) Reload(ctx context.Context) error {
+	_, files, err := c.askOnce(ctx, request{Op: opReload})
+	closeAll(files)
+	if !isGone(err) {
+		return err
+	}
+	_, err = c.Status(ctx)
+	return err
 }
 
 func readReply(conn *net.UnixConn) (r reply, files []*os.File, err error) {
@@ -166,21 +194,9 @@ func (c Client) ListenAt(ctx context.Context, agent string, pid int, netns uint6
 // Keep gives the guard a listener that it does not have. The files remain the
 // caller's to close.
 func (c Client) Keep(ctx context.Context, at redirect.Door, files []*os.File) error {
-	conn, err := c.dial(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	if err := writeFrame(conn, request{Op: opKeep, Door: &at}, files...); err != nil {
-		return fmt.Errorf("ask the guard: %w", err)
-	}
-	_, got, err := readReply(conn)
-	closeAll(got)
-	if err != nil {
-		return err
-	}
-	return nil
+	_, open, err := c.ask(ctx, request{Op: opKeep, Door: &at}, files...)
+	closeAll(open)
+	return err
 }
 
 // Bound tells the guard for whom a run is, or why it is not to be.
@@ -229,15 +245,36 @@ func (c Client) Attend(ctx context.Context, f func(News)) error {
 // Run launches an agent and waits for its end. Signals are passed on to it;
 // when ctx ends, so does the run. Started, which may be nil, is told its name.
 func (c Client) Run(ctx context.Context, run Run, stdio [3]*os.File, signals <-chan os.Signal, started func(name string)) (Exit, error) {
+	for _, f := range stdio {
+		f.Fd() // makes what Go opened block, as commands expect of what they are given
+	}
+	for {
+		exit, err := c.runOnce(ctx, run, stdio, signals, started)
+		if !errors.Is(err, errRetry) {
+			return exit, err
+		}
+		select {
+		case <-ctx.Done():
+			return Exit{}, ctx.Err()
+		case <-time.After(retryPause):
+		}
+	}
+}
+
+// retryPause is how long is waited for the next guard. It comes when what is being
+// launched has been.
+const retryPause = 100 * time.Millisecond
+
+// errRetry: nothing was launched, for another guard takes over.
+var errRetry = errors.New("another guard takes over")
+
+func (c Client) runOnce(ctx context.Context, run Run, stdio [3]*os.File, signals <-chan os.Signal, started func(name string)) (Exit, error) {
 	conn, err := c.dial(ctx)
 	if err != nil {
 		return Exit{}, err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	for _, f := range stdio {
-		f.Fd() // makes what Go opened block, as commands expect of what they are given
-	}
 	op := opRun
 	if run.Ticket != "" {
 		op = opRunFor
@@ -262,13 +299,14 @@ func (c Client) Run(ctx context.Context, run Run, stdio [3]*os.File, signals <-c
 	for {
 		r, files, err := readReply(conn)
 		closeAll(files)
-		if err != nil {
+		switch {
+		case err != nil:
 			return Exit{}, err
-		}
-		if r.Started != "" && started != nil {
+		case r.Retry:
+			return Exit{}, errRetry
+		case r.Started != "" && started != nil:
 			started(r.Started)
-		}
-		if r.Exit != nil {
+		case r.Exit != nil:
 			return *r.Exit, nil
 		}
 	}

@@ -51,6 +51,7 @@ type doors struct {
 	home   uint64 // inode of the guard's own network namespace
 	grace  time.Duration
 	tell   func(bool) // that there is a daemon, or is none
+	store  Store
 
 	mu      sync.Mutex
 	kept    map[doorKey]*door
@@ -81,7 +82,7 @@ func newDoors(k *redirect.Kernel, log *slog.Logger, root string) (*doors, error)
 		return nil, err
 	}
 	return &doors{
-		kernel: k, log: log, root: root, home: home, grace: graceTime, tell: func(bool) {},
+		kernel: k, log: log, root: root, home: home, grace: graceTime, tell: func(bool) {}, store: noStore{},
 		kept: map[doorKey]*door{}, daemons: map[*net.UnixConn]bool{},
 	}, nil
 }
@@ -107,6 +108,7 @@ func (d *doors) atHome(agent string) (redirect.Door, []*os.File, error) {
 			return redirect.Door{}, nil, err
 		}
 		d.kept[key] = &door{listener: l}
+		d.putInStore(l)
 	}
 	files, err := d.kept[key].listener.Files()
 	return d.kept[key].listener.Door(), files, err
@@ -166,6 +168,7 @@ func (d *doors) open(w where) error {
 		return fmt.Errorf("listen where process %d is: %w", w.pid, err)
 	}
 	d.kept[doorKey{policy, l.Door().Netns}] = &door{listener: l, inode: inode, opened: time.Now()}
+	d.putInStore(l)
 	for conn := range d.daemons {
 		d.push(conn, l)
 	}
@@ -230,6 +233,7 @@ func (d *doors) keep(at redirect.Door, files []*os.File) error {
 		}
 	}
 	d.kept[key] = kept
+	d.putInStore(l)
 	return nil
 }
 
@@ -289,6 +293,11 @@ func (d *doors) attend(conn *net.UnixConn) {
 	if len(d.daemons) == 0 {
 		d.tell(false)
 	}
+	d.awaitDaemon()
+}
+
+// awaitDaemon gives a daemon time to come; called with mu held.
+func (d *doors) awaitDaemon() {
 	if len(d.daemons) == 0 && d.ending == nil {
 		d.log.Info("no daemon; connections are queued", "for", d.grace)
 		d.ending = time.AfterFunc(d.grace, d.end)
@@ -316,6 +325,7 @@ func (d *doors) end() {
 // kernel, and nobody is there: ECONNREFUSED.
 func (d *doors) close(key doorKey, o *door) {
 	delete(d.kept, key)
+	d.takeFromStore(o.listener.Door())
 	if key.netns != 0 {
 		if err := d.kernel.Forget(key.policy, key.netns); err != nil {
 			d.log.Error("close a listener", "error", err)

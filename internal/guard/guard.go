@@ -57,6 +57,13 @@ type Options struct {
 	// Attended is told when the daemon is there, with all its listeners kept, and when
 	// it no longer is. Nil: nobody is told.
 	Attended func(bool)
+	// Successor is what the guard is to become, as arguments of which the first is a
+	// path, after it was looked at whether that may be. Nil: nothing else.
+	Successor func(context.Context) ([]string, error)
+	// Store keeps listeners, nil: nobody does; Stored are those of a guard that was
+	// killed, by name.
+	Store  Store
+	Stored map[string][]*os.File
 	// Bubblewrap is its path; empty: what FindBubblewrap finds.
 	Bubblewrap string
 }
@@ -73,8 +80,14 @@ type Server struct {
 	slots        chan struct{}
 	strangers    chan struct{} // of those, what others than root and the daemon may take
 	runs         sync.WaitGroup
-	inotify      func(flags int) (fd int, err error)
-	closing      sync.Mutex // held while the root is being closed again
+	live         liveRuns
+	socket       *net.UnixListener
+	// For whoever hands over. Both are held for reading: arriving from when a
+	// connection is accepted until it is known what is asked, steady while a run
+	// begins or ends.
+	arriving, steady sync.RWMutex
+	inotify          func(flags int) (fd int, err error)
+	closing          sync.Mutex // held while the root is being closed again
 }
 
 // New returns a server; Serve starts it.
@@ -98,6 +111,9 @@ func New(o Options) (*Server, error) {
 	if o.Attended != nil {
 		doors.tell = o.Attended
 	}
+	if o.Store != nil {
+		doors.store = o.Store
+	}
 	return &Server{
 		Options: o, mount: mount, kernel: kernel, doors: doors, inotify: unix.InotifyInit1,
 		slots: make(chan struct{}, maxPeers), strangers: make(chan struct{}, maxPeers-keptPeers),
@@ -107,23 +123,37 @@ func New(o Options) (*Server, error) {
 // Listen makes the socket.
 func Listen(at string) (*net.UnixListener, error) { return identity.Listen(at, socketMode) }
 
-// Serve answers until ctx ends, then ends the runs and returns.
-func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
+// Serve answers until ctx ends, then ends the runs and returns. Before is what the
+// guard before has left; nil: nothing.
+func (s *Server) Serve(ctx context.Context, l *net.UnixListener, before *Inheritance) error {
 	defer s.kernel.Close()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	defer s.runs.Wait()
 	if err := Anchor(s.Redirect.Cgroup); err != nil {
 		return err
 	}
+	s.socket = l
+	if before != nil {
+		s.inherit(ctx, before)
+	} else {
+		s.doors.restore(s.Stored)
+	}
+	orphans := s.orphans() // before there are others
+	s.runs.Go(func() { s.buryOrphans(ctx, orphans) })
 	s.runs.Go(func() { s.doors.run(ctx) })
 	s.runs.Go(func() {
 		w := &watch{server: s, looks: make(chan struct{}, maxLooks), dirs: map[int32]string{}}
 		w.run(ctx)
 	})
 	for {
+		s.arriving.RLock() // serve's to unlock
 		conn, err := l.AcceptUnix()
 		if ctx.Err() != nil {
 			return nil
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			s.arriving.RUnlock()
+			continue
 		}
 		if err != nil {
 			return fmt.Errorf("guard socket: %w", err)
@@ -132,6 +162,7 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 		case s.slots <- struct{}{}:
 		default:
 			conn.Close()
+			s.arriving.RUnlock()
 			continue
 		}
 		s.runs.Go(func() {
@@ -143,6 +174,8 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 
 func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 	defer conn.Close()
+	known := sync.OnceFunc(s.arriving.RUnlock)
+	defer known()
 	peer, err := identity.PeerOf(conn)
 	if err != nil {
 		s.Log.Error("who asks cannot be told", "error", err)
@@ -165,10 +198,28 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 		return
 	}
 	conn.SetReadDeadline(time.Time{})
-	if err := s.answer(ctx, conn, peer, q, files); err != nil {
+	c := caller{conn: conn, peer: peer, files: files}
+	if q.Run != nil {
+		if !s.steady.TryRLock() {
+			writeReply(conn, reply{Retry: true}) //nolint:errcheck // the peer is gone
+			return
+		}
+		c.begun = sync.OnceFunc(s.steady.RUnlock)
+		defer c.begun()
+	}
+	known()
+	if err := s.answer(ctx, c, q); err != nil {
 		s.Log.Warn("refused", "op", q.Op, "pid", peer.PID, "uid", peer.UID, "error", err)
 		writeReply(conn, reply{Error: err.Error()}) //nolint:errcheck // the peer is gone
 	}
+}
+
+// caller is who asks.
+type caller struct {
+	conn  *net.UnixConn
+	peer  *identity.Peer
+	files []*os.File // that came along
+	begun func()     // of a run: from now on it can be handed over
 }
 
 // trusts says whether a peer is root, or the daemon's user, and no agent.
@@ -177,58 +228,60 @@ func (s *Server) trusts(peer *identity.Peer) bool {
 }
 
 // answer is the list of everything that can be asked, and by whom.
-func (s *Server) answer(ctx context.Context, conn *net.UnixConn, peer *identity.Peer, q request, files []*os.File) error {
-	if peer.InPolicyCgroup(s.Redirect.Cgroup) {
+func (s *Server) answer(ctx context.Context, c caller, q request) error {
+	if c.peer.InPolicyCgroup(s.Redirect.Cgroup) {
 		return errors.New("processes inside a policy cgroup may not ask the guard")
 	}
 	switch {
 	case (q.Op == opRun || q.Op == opRunFor) && q.Run != nil:
-		return s.run(ctx, conn, peer, q.Run, files)
-	case !s.trusts(peer):
+		return s.run(ctx, c, q.Run)
+	case !s.trusts(c.peer):
 		return errors.New("this takes root, or the daemon's own user")
 	case q.Op == opMaps:
-		return s.maps(conn)
+		return s.maps(c.conn)
 	case q.Op == opStatus:
 		status := redirect.StatusOf(s.Redirect)
 		glass, err := s.glass()
 		if err != nil {
 			return err
 		}
-		return writeReply(conn, reply{Status: &status, Glass: glass})
+		return writeReply(c.conn, reply{Status: &status, Glass: glass})
+	case q.Op == opReload && c.peer.UID == 0:
+		return s.handOver(ctx)
 	case q.Op == opGlass && q.Glass != nil:
-		if err := s.breakGlass(peer, *q.Glass); err != nil {
+		if err := s.breakGlass(c.peer, *q.Glass); err != nil {
 			return err
 		}
-		return writeReply(conn, reply{})
+		return writeReply(c.conn, reply{})
 	case q.Op == opCgroup:
 		id, err := s.cgroup(q.Cgroup)
 		if err != nil {
 			return err
 		}
 		s.cgroups.set(q.Cgroup, id)
-		return writeReply(conn, reply{CgroupID: id})
+		return writeReply(c.conn, reply{CgroupID: id})
 	case q.Op == opAttend:
-		defer context.AfterFunc(ctx, func() { conn.Close() })()
-		s.doors.attend(conn)
+		defer context.AfterFunc(ctx, func() { c.conn.Close() })()
+		s.doors.attend(c.conn)
 		return nil
 	case q.Op == opNamed:
-		c, err := s.container(q.Cgroup)
+		named, err := s.container(q.Cgroup)
 		if err != nil {
 			return err
 		}
-		return writeReply(conn, reply{Container: c})
+		return writeReply(c.conn, reply{Container: named})
 	case q.Op == opListen:
-		return s.listen(conn, q)
+		return s.listen(c.conn, q)
 	case q.Op == opBound && q.Bound != nil:
 		if err := s.binds.answer(*q.Bound); err != nil {
 			return err
 		}
-		return writeReply(conn, reply{})
+		return writeReply(c.conn, reply{})
 	case q.Op == opKeep && q.Door != nil:
-		if err := s.doors.keep(*q.Door, files); err != nil {
+		if err := s.doors.keep(*q.Door, c.files); err != nil {
 			return err
 		}
-		return writeReply(conn, reply{})
+		return writeReply(c.conn, reply{})
 	}
 	return fmt.Errorf("%q is nothing the guard does: are guard and client of one version?", q.Op)
 }

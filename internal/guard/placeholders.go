@@ -22,8 +22,8 @@ type placeholders struct {
 
 // placeholder is one, or what a person has there.
 type placeholder struct {
-	runs int
-	made bool // by one of the runs
+	Runs int  `json:"runs"`
+	Made bool `json:"made"` // by one of the runs
 }
 
 // take notes what a run has made and what it holds besides. Of two that are
@@ -40,8 +40,8 @@ func (p *placeholders) take(r sandbox.Result) (used []sandbox.Placeholder) {
 			at = &placeholder{}
 			p.held[h.Path()] = at
 		}
-		at.runs++
-		at.made = at.made || n < len(r.Made)
+		at.Runs++
+		at.Made = at.Made || n < len(r.Made)
 		used = append(used, h)
 	}
 	return used
@@ -59,11 +59,11 @@ func (p *placeholders) leave(used []sandbox.Placeholder) (errs []error) {
 	defer p.mu.Unlock()
 	for _, h := range slices.Backward(used) {
 		at := p.held[h.Path()]
-		if at.runs--; at.runs > 0 {
+		if at.Runs--; at.Runs > 0 {
 			continue
 		}
 		delete(p.held, h.Path())
-		if !at.made {
+		if !at.Made {
 			continue
 		}
 		if err := h.Remove(); err != nil && !errors.Is(err, fs.ErrNotExist) {

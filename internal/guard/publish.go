@@ -24,6 +24,10 @@ const (
 	maxPorts = 16
 	// maxPublished bounds the connections to one published port at once.
 	maxPublished = 128
+	// dialTime bounds how long a process inside may take to answer.
+	dialTime = 5 * time.Second
+	// pauseTime is how long what is on its way may take when it is to pause.
+	pauseTime = 2 * time.Second
 	// acceptPause is how long is waited where no more connections can be had.
 	acceptPause = 50 * time.Millisecond
 )
@@ -35,15 +39,28 @@ var loopbacks = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6L
 // ports on the host's.
 type published struct {
 	listeners []*net.TCPListener
-	ns        *os.File
+	ns        *os.File // nil until there is a process inside
+	ctx       context.Context
 	end       context.CancelFunc
 	running   sync.WaitGroup
+
+	mu      sync.Mutex
+	paused  bool
+	carried map[*carried]bool
+}
+
+// carried is a connection from the host into a run.
+type carried struct {
+	outside, inside *net.TCPConn
+	port            int
+	done            [2]bool // nothing more comes: from outside, from inside
+	copying         bool
 }
 
 // publish takes the ports. Nothing is served yet: a port that is taken is known
 // before the command is started.
 func (s *Server) publish(a *config.Agent, r *Run) (*published, error) {
-	p := &published{}
+	p := newPublished()
 	if len(r.Publish) > maxPorts {
 		return nil, fmt.Errorf("a run publishes at most %d ports", maxPorts)
 	}
@@ -67,29 +84,78 @@ func (s *Server) publish(a *config.Agent, r *Run) (*published, error) {
 	return p, nil
 }
 
+func newPublished() *published {
+	p := &published{carried: map[*carried]bool{}}
+	p.ctx, p.end = context.WithCancel(context.Background())
+	return p
+}
+
 // serve carries connections into the network namespace of a process.
-func (p *published) serve(ctx context.Context, pid int) (err error) {
+func (p *published) serve(pid int) (err error) {
 	if len(p.listeners) == 0 {
 		return nil
 	}
 	if p.ns, err = os.Open(filepath.Join("/proc", strconv.Itoa(pid), "ns/net")); err != nil {
 		return err
 	}
-	ctx, p.end = context.WithCancel(ctx)
-	for _, l := range p.listeners {
-		p.running.Go(func() { p.forward(ctx, l) })
-	}
+	p.resume()
 	return nil
+}
+
+// resume carries connections, those that are made already too.
+func (p *published) resume() {
+	if p.ns == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.paused = false
+	for _, l := range p.listeners {
+		l.SetDeadline(time.Time{}) //nolint:errcheck // it is open, or accepting tells
+		p.running.Go(func() { p.forward(l) })
+	}
+	for c := range p.carried {
+		c.readUntil(time.Time{})
+		p.running.Go(func() { p.carry(c) })
+	}
+}
+
+// pause stops accepting, and carrying where nothing is on its way. A connection
+// whose receiver is slow to take what is, ends.
+func (p *published) pause() {
+	p.mu.Lock()
+	p.paused = true
+	for _, l := range p.listeners {
+		l.SetDeadline(time.Now()) //nolint:errcheck // it is open, or accepting has ended
+	}
+	for c := range p.carried {
+		c.readUntil(time.Now())
+	}
+	p.mu.Unlock()
+	slow := time.AfterFunc(pauseTime, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for c := range p.carried {
+			if c.copying {
+				c.close()
+			}
+		}
+	})
+	defer slow.Stop()
+	p.running.Wait()
 }
 
 // close ends every connection.
 func (p *published) close() {
-	if p.end != nil {
-		p.end()
-	}
+	p.end()
 	for _, l := range p.listeners {
 		l.Close()
 	}
+	p.mu.Lock()
+	for c := range p.carried {
+		c.close()
+	}
+	p.mu.Unlock()
 	p.running.Wait()
 	if p.ns != nil {
 		p.ns.Close()
@@ -97,45 +163,118 @@ func (p *published) close() {
 }
 
 // forward carries connections to the same port on loopback inside.
-func (p *published) forward(ctx context.Context, l *net.TCPListener) {
-	defer context.AfterFunc(ctx, func() { l.Close() })()
-	slots := make(chan struct{}, maxPublished)
+func (p *published) forward(l *net.TCPListener) {
 	for {
 		outside, err := l.AcceptTCP()
-		if errors.Is(err, net.ErrClosed) {
+		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
 			return
 		}
 		if err != nil {
 			time.Sleep(acceptPause)
 			continue
 		}
-		select {
-		case slots <- struct{}{}:
-		default:
+		c := &carried{outside: outside, port: l.Addr().(*net.TCPAddr).Port}
+		if !p.add(c) {
 			outside.Close()
 			continue
 		}
 		p.running.Go(func() {
-			defer func() { outside.Close(); <-slots }()
-			conn, err := p.dial(l.Addr().(*net.TCPAddr).Port)
-			if err != nil {
-				return
+			if p.connect(c) {
+				p.carry(c)
 			}
-			defer conn.Close()
-			defer context.AfterFunc(ctx, func() { conn.Close(); outside.Close() })()
-			both(outside, conn)
 		})
+	}
+}
+
+// add takes a connection up, if there is room and the run has not ended.
+func (p *published) add(c *carried) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for other := range p.carried {
+		if other.port == c.port {
+			n++
+		}
+	}
+	if n >= maxPublished || p.ctx.Err() != nil {
+		return false
+	}
+	p.carried[c] = true
+	return true
+}
+
+// connect makes the other half of a connection.
+func (p *published) connect(c *carried) bool {
+	inside, err := p.dial(c.port)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c.inside = inside
+	if err != nil || p.ctx.Err() != nil {
+		c.close()
+		delete(p.carried, c)
+		return false
+	}
+	if p.paused {
+		c.readUntil(time.Now())
+	}
+	return true
+}
+
+// carry copies until both directions have ended, or it is to pause.
+func (p *published) carry(c *carried) {
+	p.set(c, true)
+	var copying sync.WaitGroup
+	for i, d := range [2]struct{ to, from *net.TCPConn }{{c.inside, c.outside}, {c.outside, c.inside}} {
+		if c.done[i] {
+			continue
+		}
+		copying.Go(func() {
+			_, err := io.Copy(d.to, d.from)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return // nothing is on its way: what was read is written
+			}
+			d.to.CloseWrite() //nolint:errcheck // it has gone
+			c.done[i] = true
+		})
+	}
+	copying.Wait()
+	p.set(c, false)
+}
+
+// set notes whether a connection is being carried, and closes what is at its end.
+func (p *published) set(c *carried, copying bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c.copying = copying
+	if c.done[0] && c.done[1] {
+		c.close()
+		delete(p.carried, c)
+	}
+}
+
+func (c *carried) readUntil(t time.Time) {
+	c.outside.SetReadDeadline(t) //nolint:errcheck // it is open, or reading has ended
+	if c.inside != nil {
+		c.inside.SetReadDeadline(t) //nolint:errcheck // the same
+	}
+}
+
+func (c *carried) close() {
+	c.outside.Close()
+	if c.inside != nil {
+		c.inside.Close()
 	}
 }
 
 // dial tries both loopbacks: what listens on localhost listens on one of them.
 func (p *published) dial(port int) (conn *net.TCPConn, err error) {
+	d := net.Dialer{Timeout: dialTime}
 	err = inside(p.ns, func() error {
 		var errs []error
 		for _, at := range loopbacks {
-			c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(netip.AddrPortFrom(at, uint16(port))))
+			c, err := d.DialContext(p.ctx, "tcp", netip.AddrPortFrom(at, uint16(port)).String())
 			if err == nil {
-				conn = c
+				conn = c.(*net.TCPConn)
 				return nil
 			}
 			errs = append(errs, err)
@@ -143,16 +282,4 @@ func (p *published) dial(port int) (conn *net.TCPConn, err error) {
 		return errors.Join(errs...)
 	})
 	return conn, err
-}
-
-// both copies until both directions have ended.
-func both(a, b *net.TCPConn) {
-	var running sync.WaitGroup
-	for _, pair := range [][2]*net.TCPConn{{a, b}, {b, a}} {
-		running.Go(func() {
-			io.Copy(pair[0], pair[1]) //nolint:errcheck // the other side has gone
-			pair[0].CloseWrite()      //nolint:errcheck // it has gone
-		})
-	}
-	running.Wait()
 }

@@ -204,7 +204,7 @@ func attended(t *testing.T, o redirect.Options, change ...func(*Server)) (Client
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 2)
-	go func() { done <- s.Serve(ctx, l) }()
+	go func() { done <- s.Serve(ctx, l, nil) }()
 	news := make(chan News, 64)
 	go func() { done <- Client{Socket: socket}.Attend(ctx, func(n News) { news <- n }) }()
 	eventually(t, "the daemon attends", func() error {

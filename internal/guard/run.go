@@ -6,15 +6,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"os/exec"
 	"os/user"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -34,70 +30,76 @@ type who struct {
 
 // run launches an agent and stays with it until it ends. The connection is the
 // run's life line: when the client goes, the run goes.
-func (s *Server) run(ctx context.Context, conn *net.UnixConn, peer *identity.Peer, r *Run, stdio []*os.File) error {
-	cfg, err := s.config()
+func (s *Server) run(ctx context.Context, c caller, r *Run) error {
+	g, err := s.begin(ctx, c, r)
+	c.begun()
 	if err != nil {
 		return err
+	}
+	s.attend(ctx, g)
+	return nil
+}
+
+// begin launches what may be launched.
+func (s *Server) begin(ctx context.Context, c caller, r *Run) (*liveRun, error) {
+	cfg, err := s.config()
+	if err != nil {
+		return nil, err
 	}
 	agent, err := agentOf(cfg, r.Agent)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if !mayRun(peer, agent, userID, groupID) {
-		return fmt.Errorf("uid %d may not run agent %q: its run_by names who may", peer.UID, agent.Name)
+	if !mayRun(c.peer, agent, userID, groupID) {
+		return nil, fmt.Errorf("uid %d may not run agent %q: its run_by names who may", c.peer.UID, agent.Name)
 	}
 	if err := needsIdentity(agent, r); err != nil {
-		return err
+		return nil, err
 	}
 	tier, err := tierOf(agent, r)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	as, err := asOf(peer, agent, r, tier)
+	as, err := asOf(c.peer, agent, r, tier)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if tier != sandbox.Redirected {
 		as.Home = sandbox.HomeOf(as.Home)
 	}
-	box, workDir, err := boxOf(cfg, agent, r, peer, as, tier)
+	box, workDir, err := boxOf(cfg, agent, r, c.peer, as, tier)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := unseen(r.TokenFile, box); err != nil {
-		return err
+		return nil, err
 	}
-	if err := checkStdio(stdio); err != nil {
-		return err
+	if err := checkStdio(c.files); err != nil {
+		return nil, err
 	}
 	if len(r.Args) == 0 {
-		return errors.New("there is no command to run")
+		return nil, errors.New("there is no command to run")
 	}
 	// A run in a cgroup that holds nothing would be free.
 	if problems := redirect.Check(s.Redirect); len(problems) > 0 {
-		return fmt.Errorf("the policy root is not closed: %s", problems[0])
+		return nil, fmt.Errorf("the policy root is not closed: %s", problems[0])
 	}
 	files, err := trustFiles(cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	plan := launchPlan{Args: r.Args, Env: environment(r.Env, as, box != nil), Dir: workDir, As: as, Files: files, Box: box}
 	if box != nil {
 		box.Files, plan.Files = append(files, resolvConf()), nil
 		if plan.Bwrap, err = s.bubblewrap(tier); err != nil {
-			return err
+			return nil, err
 		}
 	} else if r.Ticket != "" {
 		plan.Alone, plan.Hide = true, r.TokenFile
 	}
 	name := newRunName()
-	s.Log.Info("run starts", "run", name, "agent", agent.Name, "tier", string(tier), "uid", as.UID, "by", peer.UID)
-	exit, err := s.launch(ctx, conn, launching{name: name, agent: agent, run: r, plan: plan, stdio: stdio, peer: peer})
-	if err != nil {
-		return err
-	}
-	s.Log.Info("run ended", "run", name, "agent", agent.Name, "code", exit.Code)
-	return writeReply(conn, reply{Exit: &exit})
+	s.Log.Info("run starts", "run", name, "agent", agent.Name, "tier", string(tier), "uid", as.UID, "by", c.peer.UID)
+	return s.launch(ctx, launching{name: name, agent: agent, run: r, plan: plan, caller: c})
 }
 
 // launching is a run that may be.
@@ -106,105 +108,8 @@ type launching struct {
 	agent *config.Agent
 	run   *Run
 	plan  launchPlan
-	stdio []*os.File
-	peer  *identity.Peer
+	caller
 }
-
-// launch starts a run and stays until nothing of it is left.
-func (s *Server) launch(ctx context.Context, conn *net.UnixConn, l launching) (Exit, error) {
-	dir := filepath.Join(s.mount, l.agent.Cgroup, l.name)
-	id, err := s.cgroup(filepath.Join(l.agent.Cgroup, l.name))
-	if err != nil {
-		return Exit{}, err
-	}
-	var used []sandbox.Placeholder
-	defer func() {
-		err := removeCgroup(dir)
-		if err = errors.Join(append(s.placeholders.leave(used), err)...); err != nil {
-			s.Log.Error("end a run", "run", l.name, "error", err)
-		}
-		s.doors.tellEnded(l.name)
-		// Nobody is in its network namespace any more; the next run may need the room.
-		if err := s.doors.tidy(); err != nil {
-			s.Log.Error("end a run", "run", l.name, "error", err)
-		}
-	}()
-	if err := s.announced(ctx, l, id); err != nil {
-		return Exit{}, err
-	}
-	published, err := s.publish(l.agent, l.run)
-	if err != nil {
-		return Exit{}, err
-	}
-	defer published.close()
-	building := false
-	process, err := start(dir, l.plan, l.stdio, launched{
-		entered: func(pid int) error {
-			if err := published.serve(ctx, pid); err != nil {
-				return err
-			}
-			s.placeholders.building.RLock()
-			building = true
-			return s.doors.open(where{agent: l.agent.Name, cgroup: l.agent.Cgroup, pid: pid})
-		},
-		built: func(r sandbox.Result) {
-			used = append(used, s.placeholders.take(r)...)
-			for _, note := range r.Notes {
-				s.Log.Warn("a run is not all it should be", "run", l.name, "what", note)
-			}
-			s.placeholders.building.RUnlock()
-			building = false
-		},
-	})
-	if building {
-		s.placeholders.building.RUnlock()
-	}
-	if err != nil {
-		return Exit{}, err
-	}
-	if err := writeReply(conn, reply{Started: l.name}); err != nil {
-		killEach(dir)
-	}
-	return s.attend(ctx, conn, process, dir), nil
-}
-
-// attend passes signals on and waits for the end.
-func (s *Server) attend(ctx context.Context, conn *net.UnixConn, p *process, dir string) Exit {
-	stop := context.AfterFunc(ctx, func() { killEach(dir) })
-	defer stop()
-	go func() { // ends with the connection, which ends with the run
-		for {
-			var sig signal
-			files, err := readFrame(conn, &sig)
-			closeAll(files)
-			if err != nil {
-				killEach(dir)
-				return
-			}
-			if sig.Number > 0 {
-				p.signal(syscall.Signal(sig.Number))
-			}
-		}
-	}()
-	return exitOf(p.wait())
-}
-
-func exitOf(err error) Exit {
-	var failed *exec.ExitError
-	switch {
-	case err == nil:
-		return Exit{}
-	case !errors.As(err, &failed):
-		return Exit{Code: exitNotRun}
-	}
-	if w, ok := failed.Sys().(syscall.WaitStatus); ok && w.Signaled() {
-		return Exit{Code: 128 + int(w.Signal()), Signal: int(w.Signal())}
-	}
-	return Exit{Code: failed.ExitCode()}
-}
-
-// exitNotRun is what shells say of a command that could not be run.
-const exitNotRun = 126
 
 // checkStdio refuses network sockets: one that was made outside of the cgroup
 // would be a way out of it.
@@ -341,10 +246,21 @@ func environment(env []string, as who, boxed bool) []string {
 }
 
 func newRunName() string {
-	var b [5]byte
+	var b [runNameBytes]byte
 	rand.Read(b[:]) // never fails: crypto/rand ends the program first
 	return RunPrefix + hex.EncodeToString(b[:])
 }
 
-// RunPrefix begins the name of every run's cgroup.
-const RunPrefix = "run-"
+const (
+	// RunPrefix begins the name of every run's cgroup.
+	RunPrefix = "run-"
+	// runNameBytes follow, in hexadecimal digits.
+	runNameBytes = 5
+)
+
+// isRunName tells a run's cgroup from others, such as those of systemd-run.
+func isRunName(name string) bool {
+	digits, found := strings.CutPrefix(name, RunPrefix)
+	b, err := hex.DecodeString(digits)
+	return found && err == nil && len(b) == runNameBytes
+}

@@ -23,8 +23,8 @@ const launchTime = time.Minute
 
 // process is a run that was started.
 type process struct {
-	cmd     *exec.Cmd // the command, or bubblewrap above it
-	command *os.File  // pidfd of the command; nil when it has ended that soon
+	above   *os.Process // the command, or what waits for it: bubblewrap, the first process
+	command *os.File    // pidfd of the command; nil when it has ended that soon
 }
 
 // signal sends one to the command. Bubblewrap passes none on.
@@ -34,12 +34,22 @@ func (p *process) signal(sig syscall.Signal) {
 	}
 }
 
-func (p *process) wait() error {
-	err := p.cmd.Wait()
+// awaitEnd leaves the status to wait, of this guard or of the next one.
+func (p *process) awaitEnd() {
+	for {
+		err := unix.Waitid(unix.P_PID, p.above.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+func (p *process) wait() (*os.ProcessState, error) {
+	state, err := p.above.Wait()
 	if p.command != nil {
 		p.command.Close()
 	}
-	return err
+	return state, err
 }
 
 // launched is what start tells while it launches.
@@ -102,7 +112,7 @@ func start(dir string, plan launchPlan, stdio []*os.File, tell launched) (*proce
 	for _, f := range []*os.File{planRead, theirs, complain} {
 		f.Close() // or the end of the launcher would not be heard
 	}
-	p := &process{cmd: cmd}
+	p := &process{above: cmd.Process}
 	err = json.NewEncoder(planWrite).Encode(plan)
 	planWrite.Close()
 	if err == nil {
@@ -154,7 +164,7 @@ func (p *process) follow(conn *net.UnixConn, tell launched) error {
 		case r.Error != "":
 			err = errors.New(r.Error)
 		case r.Step == stepNetwork:
-			if err = tell.entered(p.cmd.Process.Pid); err == nil {
+			if err = tell.entered(p.above.Pid); err == nil {
 				err = writeFrame(conn, report{Step: stepGo})
 			}
 		case r.Step == stepBuilt && r.Result != nil:

@@ -31,6 +31,7 @@ const (
 	opRun    = "run"     // launch an agent
 	opRunFor = "run-for" // the same, for somebody or narrowed: a guard that does not know that refuses
 	opBound  = "bound"   // for whom a run is that the daemon was told of
+	opReload = "reload"  // become the program that lies where the guard's did
 
 	// maxRequest is room for the arguments and environment that Linux lets a
 	// process have on a default stack.
@@ -96,6 +97,7 @@ type reply struct {
 	Again     bool                `json:"again,omitempty"` // cgroups of agents were made anew
 	Launch    *Launch             `json:"launch,omitempty"`
 	Ended     string              `json:"ended,omitempty"` // a run of which nothing is left
+	Retry     bool                `json:"retry,omitempty"` // nothing was launched: another guard takes over
 }
 
 // signal is what a client of a run sends while it runs.

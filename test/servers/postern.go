@@ -177,6 +177,9 @@ func (p *Postern) StartGuard() error {
 	return nil
 }
 
+// GuardPID is the guard's process.
+func (p *Postern) GuardPID() int { return p.guard.Process.Pid }
+
 // StopGuard sends a signal to the guard and waits for its end.
 func (p *Postern) StopGuard(sig syscall.Signal) {
 	p.guard.Process.Signal(sig)

@@ -1,0 +1,377 @@
+package guard
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/postern/postern/internal/redirect"
+	"github.com/postern/postern/internal/sandbox"
+)
+
+// A guard becomes the next version of itself: its process executes the new
+// program, and so stays the parent of its runs, with the connections of those who
+// wait for them, with listeners and published ports. What is in memory goes along
+// as a handover in a file without a name; what is open, as descriptors.
+
+const (
+	// handoverVariable names the descriptor of the handover to the next guard.
+	handoverVariable = "POSTERN_GUARD_HANDOVER"
+	// handoverVersion changes when an older guard's handover is no longer understood.
+	handoverVersion = 1
+)
+
+// handover is what one guard leaves to the next. Numbers of files are descriptors;
+// noFile is none.
+type handover struct {
+	Version      int                    `json:"version"`
+	Socket       int                    `json:"socket"` // the guard's
+	Doors        []heldDoor             `json:"doors"`
+	Runs         []heldRun              `json:"runs"`
+	Placeholders map[string]placeholder `json:"placeholders"`
+	Cgroups      map[string]uint64      `json:"cgroups"`
+}
+
+const noFile = -1
+
+type heldDoor struct {
+	At      redirect.Door `json:"at"`
+	Files   []int         `json:"files"`
+	Opened  time.Time     `json:"opened"`
+	Weighed bool          `json:"weighed"`
+}
+
+type heldRun struct {
+	Name      string                `json:"name"`
+	Agent     string                `json:"agent"`
+	Dir       string                `json:"dir"`
+	PID       int                   `json:"pid"`
+	Command   int                   `json:"command"` // pidfd
+	Conn      int                   `json:"conn"`
+	Used      []sandbox.Placeholder `json:"used"`
+	Stranger  bool                  `json:"stranger"`
+	Listeners []int                 `json:"listeners"`
+	Netns     int                   `json:"netns"`
+	Carried   []heldCarried         `json:"carried"`
+}
+
+type heldCarried struct {
+	Outside int     `json:"outside"`
+	Inside  int     `json:"inside"`
+	Port    int     `json:"port"`
+	Done    [2]bool `json:"done"`
+}
+
+// luggage are descriptors that go along.
+type luggage struct {
+	files []*os.File
+	errs  []error
+}
+
+// take adds a copy of a file, and returns its number.
+func (g *luggage) take(f *os.File, err error) int {
+	if err != nil {
+		g.errs = append(g.errs, err)
+		return noFile
+	}
+	g.files = append(g.files, f)
+	fd, err := number(f)
+	g.errs = append(g.errs, err)
+	return fd
+}
+
+// filer is a socket of package net.
+type filer interface{ File() (*os.File, error) }
+
+func (g *luggage) socket(s filer) int { return g.take(s.File()) }
+
+// copied adds a copy of a file that may be nil.
+func (g *luggage) copied(f *os.File) int {
+	if f == nil {
+		return noFile
+	}
+	fd, err := number(f)
+	if err != nil {
+		return g.take(nil, err)
+	}
+	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	return g.take(os.NewFile(uintptr(n), f.Name()), err)
+}
+
+// handOver makes this process the next guard; it returns only with an error, and
+// then all goes on as before. A run that is being launched is waited for, and who
+// wants another one meanwhile is told to ask again.
+func (s *Server) handOver(ctx context.Context) error {
+	if s.Successor == nil {
+		return errors.New("this guard does not know what it was executed from")
+	}
+	argv, err := s.Successor(ctx)
+	if err != nil {
+		return fmt.Errorf("the guard stays what it is: %w", err)
+	}
+	s.steady.Lock()
+	defer s.steady.Unlock()
+	s.socket.SetDeadline(time.Now()) //nolint:errcheck // who comes waits for the next guard
+	defer s.socket.SetDeadline(time.Time{})
+	s.arriving.Lock()
+	defer s.arriving.Unlock()
+	s.Log.Info("the next guard takes over", "program", argv[0])
+	runs := s.live.all()
+	each(runs, (*liveRun).pause)
+	defer each(runs, (*liveRun).resume)
+	s.doors.mu.Lock()
+	defer s.doors.mu.Unlock()
+	var along luggage
+	defer func() { closeAll(along.files) }()
+	h := s.pack(&along, runs)
+	if err := errors.Join(along.errs...); err != nil {
+		return fmt.Errorf("the guard stays what it is: %w", err)
+	}
+	return execute(argv, h, along.files)
+}
+
+func each(runs []*liveRun, f func(*liveRun)) {
+	var all sync.WaitGroup
+	for _, g := range runs {
+		all.Go(func() { f(g) })
+	}
+	all.Wait()
+}
+
+// pack is called with the doors locked and the runs paused.
+func (s *Server) pack(along *luggage, runs []*liveRun) handover {
+	h := handover{Version: handoverVersion, Socket: along.socket(s.socket), Placeholders: map[string]placeholder{}, Cgroups: s.cgroups.all()}
+	for _, d := range s.doors.kept {
+		files, err := d.listener.Files()
+		along.errs = append(along.errs, err)
+		held := heldDoor{At: d.listener.Door(), Opened: d.opened, Weighed: d.weighed}
+		for _, f := range files {
+			held.Files = append(held.Files, along.take(f, nil))
+		}
+		h.Doors = append(h.Doors, held)
+	}
+	for _, g := range runs {
+		h.Runs = append(h.Runs, g.pack(along))
+	}
+	s.placeholders.mu.Lock()
+	defer s.placeholders.mu.Unlock()
+	for path, p := range s.placeholders.held {
+		h.Placeholders[path] = *p
+	}
+	return h
+}
+
+func (g *liveRun) pack(along *luggage) heldRun {
+	held := heldRun{
+		Name: g.name, Agent: g.agent, Dir: g.dir, PID: g.process.above.Pid, Command: along.copied(g.process.command),
+		Conn: along.socket(g.conn), Used: g.used, Stranger: g.stranger, Netns: along.copied(g.published.ns),
+	}
+	for _, l := range g.published.listeners {
+		held.Listeners = append(held.Listeners, along.socket(l))
+	}
+	for c := range g.published.carried {
+		held.Carried = append(held.Carried, heldCarried{along.socket(c.outside), along.socket(c.inside), c.port, c.done})
+	}
+	return held
+}
+
+// execute makes this process another program, with these files open in it.
+func execute(argv []string, h handover, files []*os.File) error {
+	text, err := json.Marshal(h)
+	if err != nil {
+		return err
+	}
+	fd, err := unix.MemfdCreate("handover", unix.MFD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("leave a handover: %w", err)
+	}
+	memory := os.NewFile(uintptr(fd), "handover")
+	defer memory.Close()
+	if _, err := memory.WriteAt(text, 0); err != nil {
+		return fmt.Errorf("leave a handover: %w", err)
+	}
+	// Nothing else that is started meanwhile is to have them.
+	syscall.ForkLock.Lock()
+	defer syscall.ForkLock.Unlock()
+	for _, f := range append(files, memory) {
+		n, err := number(f)
+		if err == nil {
+			defer unix.CloseOnExec(n)
+			_, err = unix.FcntlInt(uintptr(n), unix.F_SETFD, 0)
+		}
+		if err != nil {
+			return fmt.Errorf("leave a descriptor: %w", err)
+		}
+	}
+	err = syscall.Exec(argv[0], argv, append(os.Environ(), handoverVariable+"="+strconv.Itoa(fd)))
+	return fmt.Errorf("execute %s: %w", argv[0], err)
+}
+
+// Inheritance is what a guard that this process was before has left.
+type Inheritance struct {
+	Socket *net.UnixListener // the guard's
+	left   handover
+}
+
+// Inherit takes it over. Nil: there was no guard before. To be called before
+// anything is executed.
+func Inherit() (*Inheritance, error) {
+	value, there := os.LookupEnv(handoverVariable)
+	if !there {
+		return nil, nil
+	}
+	os.Unsetenv(handoverVariable)
+	fd, err := strconv.Atoi(value)
+	if err != nil || fd < 3 {
+		return nil, fmt.Errorf("%s=%q names no descriptor", handoverVariable, value)
+	}
+	memory := os.NewFile(uintptr(fd), "handover")
+	defer memory.Close()
+	unix.CloseOnExec(fd)
+	i := &Inheritance{}
+	if err := json.NewDecoder(io.NewSectionReader(memory, 0, 1<<30)).Decode(&i.left); err != nil {
+		return nil, fmt.Errorf("what the guard before has left: %w", err)
+	}
+	if i.left.Version != handoverVersion {
+		return nil, fmt.Errorf("what the guard before has left is of version %d, and this one understands %d", i.left.Version, handoverVersion)
+	}
+	for _, n := range i.left.files() {
+		unix.CloseOnExec(n)
+	}
+	socket, err := claim(i.left.Socket, net.FileListener)
+	if err != nil {
+		return nil, fmt.Errorf("the socket of the guard before: %w", err)
+	}
+	i.Socket = socket.(*net.UnixListener)
+	i.Socket.SetUnlinkOnClose(true)
+	return i, nil
+}
+
+// files are the numbers of all that goes along.
+func (h *handover) files() (all []int) {
+	all = append(all, h.Socket)
+	for _, d := range h.Doors {
+		all = append(all, d.Files...)
+	}
+	for _, r := range h.Runs {
+		all = append(append(all, r.Command, r.Conn, r.Netns), r.Listeners...)
+		for _, c := range r.Carried {
+			all = append(all, c.Outside, c.Inside)
+		}
+	}
+	return all
+}
+
+// claim makes what package net has of a descriptor.
+func claim[T any](fd int, of func(*os.File) (T, error)) (T, error) {
+	f := os.NewFile(uintptr(fd), "inherited")
+	defer f.Close()
+	return of(f)
+}
+
+// inherit takes up what the guard before has left. Its runs go on in goroutines of
+// their own.
+func (s *Server) inherit(ctx context.Context, i *Inheritance) {
+	s.cgroups.of = i.left.Cgroups
+	s.doors.inherit(i.left.Doors)
+	s.placeholders.held = map[string]*placeholder{}
+	for path, p := range i.left.Placeholders {
+		s.placeholders.held[path] = &p
+	}
+	for _, held := range i.left.Runs {
+		g, err := held.unpack(s.Log)
+		if err != nil {
+			s.Log.Error("a run of the guard before is lost", "run", held.Name, "error", err)
+			killEach(held.Dir)
+			continue
+		}
+		s.live.add(g)
+		s.slots <- struct{}{}
+		if g.stranger {
+			s.strangers <- struct{}{}
+		}
+		s.runs.Go(func() {
+			defer func() {
+				g.conn.Close()
+				if g.stranger {
+					<-s.strangers
+				}
+				<-s.slots
+			}()
+			g.published.resume()
+			s.attend(ctx, g)
+		})
+	}
+	s.Log.Info("taken over from the guard before", "runs", len(i.left.Runs), "listeners", len(i.left.Doors))
+}
+
+func (d *doors) inherit(all []heldDoor) {
+	for _, held := range all {
+		var files []*os.File
+		for _, n := range held.Files {
+			files = append(files, os.NewFile(uintptr(n), "inherited"))
+		}
+		err := d.keep(held.At, files)
+		closeAll(files)
+		if err != nil {
+			d.log.Error("a listener of the guard before is lost", "policy", held.At.PolicyID, "error", err)
+			continue
+		}
+		kept := d.kept[doorKey{held.At.PolicyID, held.At.Netns}]
+		kept.opened, kept.weighed = held.Opened, held.Weighed
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.awaitDaemon()
+}
+
+// unpack makes a run of what was left of it.
+func (held heldRun) unpack(log *slog.Logger) (*liveRun, error) {
+	above, err := os.FindProcess(held.PID)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := claim(held.Conn, net.FileConn)
+	if err != nil {
+		return nil, err
+	}
+	g := &liveRun{
+		name: held.Name, agent: held.Agent, dir: held.Dir, conn: conn.(*net.UnixConn), process: &process{above: above},
+		used: held.Used, stranger: held.Stranger, published: newPublished(),
+	}
+	if held.Command != noFile {
+		g.process.command = os.NewFile(uintptr(held.Command), "command")
+	}
+	if held.Netns != noFile {
+		g.published.ns = os.NewFile(uintptr(held.Netns), "netns")
+	}
+	for _, n := range held.Listeners {
+		l, err := claim(n, net.FileListener)
+		if err != nil {
+			log.Error("a published port is lost", "run", held.Name, "error", err)
+			continue
+		}
+		g.published.listeners = append(g.published.listeners, l.(*net.TCPListener))
+	}
+	for _, c := range held.Carried {
+		outside, err1 := claim(c.Outside, net.FileConn)
+		inside, err2 := claim(c.Inside, net.FileConn)
+		if err := errors.Join(err1, err2); err != nil {
+			log.Error("a connection to a published port is lost", "run", held.Name, "error", err)
+			continue
+		}
+		g.published.carried[&carried{outside: outside.(*net.TCPConn), inside: inside.(*net.TCPConn), port: c.Port, done: c.Done}] = true
+	}
+	return g, nil
+}
