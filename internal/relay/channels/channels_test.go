@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -99,6 +100,31 @@ func TestOutputEndsBeforeTheCommand(t *testing.T) {
 	}
 	io.Copy(io.Discard, c) // or this would wait for the next line
 	c.CloseWrite()
+	<-r.done
+	if want := []string{"exit-status 00000005"}; !slices.Equal(r.all, want) {
+		t.Errorf("%q", r.all)
+	}
+}
+
+// The input of such a client ends a little later than the output, where the machine is
+// busy.
+func TestOutputEndsBeforeTheInput(t *testing.T) {
+	w := newWorld(t)
+	ends := make(chan struct{})
+	w.programs["silent"] = func(c ssh.Channel, _ <-chan struct{}, _ string) {
+		c.CloseWrite()
+		<-ends
+		exit(c, 5)
+	}
+	w.start()
+	c, r := w.open("session", nil)
+	if ok, err := exec(c, "silent"); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	time.AfterFunc(lastWordTime/10, func() { c.CloseWrite() })
+	time.AfterFunc(lastWordTime/5, func() { close(ends) })
+	io.Copy(io.Discard, c)
+	c.Close()
 	<-r.done
 	if want := []string{"exit-status 00000005"}; !slices.Equal(r.all, want) {
 		t.Errorf("%q", r.all)

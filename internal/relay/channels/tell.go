@@ -16,6 +16,10 @@ import (
 // sayTime bounds how long the last words to an agent that does not read may take.
 const sayTime = 2 * time.Second
 
+// lastWordTime is how long the end of a command's output waits for the end of its
+// input, which is under way at the same time as a rule.
+const lastWordTime = time.Second
+
 // Text is a denial in full, for standard error.
 func Text(d *engine.Denial, session string) string {
 	s := "postern: " + d.Reason + "\n"
@@ -102,12 +106,15 @@ func (c *channel) flooded() {
 // the agent has nothing more to say either: with both directions at their end,
 // OpenSSH's multiplexing client closes the channel, which the library answers at
 // once, and a status that came later would be lost. An agent that still speaks is
-// told of the end, for which it may wait.
+// told of the end, for which it may wait, unless its own end comes a little later.
 func (c *channel) lastWord() {
+	late := time.NewTimer(lastWordTime)
+	defer late.Stop()
 	select {
+	case <-c.upEnded:
 	case <-c.said:
 		<-c.upEnded
-	default:
+	case <-late.C:
 	}
 }
 

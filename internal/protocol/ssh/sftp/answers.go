@@ -54,8 +54,8 @@ func (r *relay) answer(f frame) error {
 		p.own <- bytes.Clone(f)
 		return nil
 	}
-	if more, err := r.short(p, f); more || err != nil {
-		return err
+	if r.short(p, f) {
+		return nil
 	}
 	<-r.room
 	out, err := r.settle(p, f)

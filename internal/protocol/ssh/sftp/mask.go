@@ -1,7 +1,9 @@
 package sftp
 
 import (
+	"context"
 	"encoding/binary"
+	"fmt"
 
 	"github.com/postern/postern/internal/relay/channels"
 )
@@ -36,8 +38,14 @@ func (r *relay) reading(p *pending, sent frame) error {
 	return r.readOn(p)
 }
 
-// readOn asks for what is missing of a window.
+// readOn asks for what is missing of a window, unless the file was closed meanwhile:
+// the upstream may have given its handle away again.
 func (r *relay) readOn(p *pending) error {
+	r.upstreamMu.Lock()
+	defer r.upstreamMu.Unlock()
+	if r.file(p.request.Handle) != p.file {
+		return r.refuse(p.id, StatusFailure, "postern: the file is not open any more")
+	}
 	id, ok := r.enter(p)
 	if !ok {
 		return errOver
@@ -46,24 +54,42 @@ func (r *relay) readOn(p *pending) error {
 	q.ID = id
 	q.Offset += uint64(len(w.got)) - uint64(w.lead)
 	q.Length = uint32(w.whole() - len(w.got))
-	return r.toUpstream(q.encode())
+	_, err := r.Upstream.Write(q.encode())
+	return err
+}
+
+// rests asks for what answers were short of. Who takes the answers does not: an
+// upstream that reads nothing until these are taken would wait for it for ever.
+func (r *relay) rests(ctx context.Context) {
+	for {
+		select {
+		case p := <-r.rest:
+			if err := r.readOn(p); err != nil {
+				r.cancel(fmt.Errorf("the upstream's side: %w", err))
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // short says whether an answer is less than the window, and more is asked for:
 // upstreams give less at once than they are asked for, and what stands behind a
 // piece decides what is masked in it. A file's end is an answer of its own.
-func (r *relay) short(p *pending, f frame) (more bool, err error) {
+func (r *relay) short(p *pending, f frame) (more bool) {
 	w := p.window
 	if w == nil || f.kind() != typeData {
-		return false, nil
+		return false
 	}
 	d := decoder{rest: f.body()[4:]}
 	piece := d.bytes(maxPacket)
 	if d.bad || len(piece) == 0 || len(w.got)+len(piece) >= w.whole() {
-		return false, nil
+		return false
 	}
 	w.got = append(w.got, piece...)
-	return true, r.readOn(p)
+	r.rest <- p // has room for all that may be unanswered
+	return true
 }
 
 // read is what was read. It returns the packet for the agent where that is not the

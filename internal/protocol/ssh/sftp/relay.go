@@ -43,7 +43,7 @@ func Handler(session string) channels.Handler {
 		r := &relay{
 			Streams: s, session: session, cancel: cancel, scrubber: s.Gate.Beside(), masks: s.Gate.Scrubs(),
 			pending: map[uint32]*pending{}, files: map[string]*file{},
-			queue: make(chan *Request, maxWaiting), room: make(chan struct{}, most),
+			queue: make(chan *Request, maxWaiting), room: make(chan struct{}, most), rest: make(chan *pending, maxMasked),
 			versioned: make(chan struct{}),
 		}
 		return r.run(ctx)
@@ -51,7 +51,8 @@ func Handler(session string) channels.Handler {
 }
 
 // relay is one channel. Three goroutines serve it: one for what the client
-// sends, one that has its requests decided, and one for the upstream's answers.
+// sends, one that has its requests decided, and one for the upstream's answers;
+// where files are masked a fourth, for what answers are short of.
 type relay struct {
 	*channels.Streams
 	session  string
@@ -63,6 +64,7 @@ type relay struct {
 	queue     chan *Request // requests that name files, in the order they came
 	room      chan struct{} // a place for each request that is not answered
 	deciding  sync.WaitGroup
+	rest      chan *pending // READs whose answers were short
 	versioned chan struct{} // closed when the version is agreed on
 
 	agentMu    sync.Mutex // held while a packet is written to the agent
@@ -93,6 +95,9 @@ func (r *relay) run(ctx context.Context) error {
 	defer stop()
 	r.deciding.Go(func() { r.decisions(ctx) })
 	r.Go(func() { r.client(ctx) })
+	if r.masks {
+		r.Go(func() { r.rests(ctx) })
+	}
 	if err := r.answers(); err != nil {
 		r.cancel(fmt.Errorf("the upstream's side: %w", err))
 	}

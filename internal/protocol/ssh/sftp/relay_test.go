@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/postern/postern/internal/engine"
 	"github.com/postern/postern/internal/wiretest"
@@ -320,6 +322,73 @@ func testMasks(t *testing.T, most uint32) {
 		if piece := string(f.body()[8:]); piece != "*" {
 			t.Fatalf("byte %d of the secret is %q", at, piece)
 		}
+	}
+}
+
+// TestUpstreamThatWritesFirst reads nothing while it writes, and gives less than it is
+// asked for: its answers are taken all the same, while the client has more to write
+// than anybody takes. What is missing of a file that was closed is not read by its
+// handle, which may be another's.
+func TestUpstreamThatWritesFirst(t *testing.T) {
+	gate := denies("", "none")
+	gate.Hide = "sk-live-0123456789"
+	w := withUpstream(t, gate)
+	answer := func(q frame, p packet) {
+		binary.BigEndian.PutUint32(p[5:], binary.BigEndian.Uint32(q.body()))
+		if _, err := w.upstream.Write(p.done()); err != nil {
+			t.Error(err)
+		}
+	}
+	w.upstream.SetDeadline(time.Now().Add(time.Minute))
+	opened := make(chan string)
+	go func() {
+		hears(t, w.upstream)
+		w.upstream.Write(packet{0, 0, 0, 0, typeVersion}.uint32(Version).done())
+		for range 2 { // its home, and the file's path
+			answer(hears(t, w.upstream), newPacket(typeName, 0).uint32(1).text("/f").text("/f").uint32(0))
+		}
+		answer(hears(t, w.upstream), newPacket(typeHandle, 0).text("h"))
+	}()
+	w.hello()
+	go func() { opened <- w.open("/f", flagRead|flagWrite) }()
+	handle := <-opened
+	passes := func(q Request) frame {
+		w.send(q.encode())
+		return hears(t, w.upstream)
+	}
+	asked := []frame{passes(Request{Type: typeRead, ID: 2, Handle: handle, Length: 1000}), passes(Request{Type: typeRead, ID: 3, Handle: handle, Length: 1000})}
+	w.send(newPacket(typeWrite, 4).text(handle).uint64(0).text(strings.Repeat("x", 1000)).done())
+	time.Sleep(50 * time.Millisecond) // until it is on its way upstream, where nobody takes it
+	for i, q := range asked {
+		answer(q, newPacket(typeData, 0).text([]string{"short", "short too"}[i]))
+	}
+	go func() {
+		for range 3 { // the WRITE, and what is missing
+			switch q := hears(t, w.upstream); q.kind() {
+			case typeWrite:
+				answer(q, newPacket(typeStatus, 0).uint32(uint32(StatusOK)).text("").text(""))
+			case typeRead:
+				answer(q, newPacket(typeStatus, 0).uint32(uint32(StatusEOF)).text("").text(""))
+			}
+		}
+	}()
+	heard := map[uint32]string{}
+	for range 3 {
+		f := hears(t, w)
+		heard[binary.BigEndian.Uint32(f.body())] = string(f.body()[8:])
+	}
+	if heard[2] != "short" || heard[3] != "short too" || len(heard) != 3 {
+		t.Errorf("heard %v", heard)
+	}
+
+	asked = []frame{passes(Request{Type: typeRead, ID: 5, Handle: handle, Length: 1000}), passes(Request{Type: typeClose, ID: 6, Handle: handle})}
+	answer(asked[0], newPacket(typeData, 0).text("short"))
+	if f := hears(t, w); statusOf(t, f) != StatusFailure || !strings.Contains(string(f.body()), "not open any more") {
+		t.Errorf("the rest of a file that was closed: %q", f.body())
+	}
+	answer(asked[1], newPacket(typeStatus, 0).uint32(uint32(StatusOK)).text("").text(""))
+	if s := statusOf(t, hears(t, w)); s != StatusOK {
+		t.Errorf("closing: %v", s)
 	}
 }
 
