@@ -40,7 +40,7 @@ func (g *Gateway) Serve(ctx context.Context, conn net.Conn, claim Claim) {
 		return
 	}
 	if d := s.admit(intent); d != nil {
-		eng.Refuse(s.client, d)
+		s.refuse(eng, d)
 		return
 	}
 	s.relay(eng) // every request through the gate, every answer through its exchange

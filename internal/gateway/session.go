@@ -215,6 +215,9 @@ func (s *session) greet(e engine.Engine) (*engine.Intent, error) {
 	stop := context.AfterFunc(s.ctx, func() { s.client.SetDeadline(time.Unix(1, 0)) })
 	intent, err := e.Greet(ctx, s.client)
 	if !stop() {
+		if err == nil {
+			e.Refuse(s.client, &engine.Denial{Code: engine.Ended, Reason: "the session was ended"}) // which cannot be said any more
+		}
 		err = context.Cause(s.ctx)
 	}
 	if err != nil {
@@ -229,9 +232,18 @@ func (s *session) greet(e engine.Engine) (*engine.Intent, error) {
 	s.client.SetDeadline(time.Time{})
 	s.purpose = intent.Purpose
 	if err := s.log.Intent(&intent); err != nil {
+		s.refuse(e, &engine.Denial{Code: engine.Unavailable, Reason: "the session cannot be recorded", Help: "an operator finds the reason in the daemon's log"})
 		return nil, s.fail(err)
 	}
 	return &intent, nil
+}
+
+// refuse tells a client that has been greeted why there is no session, for as long as
+// it may take to greet one.
+func (s *session) refuse(e engine.Engine, d *engine.Denial) {
+	s.client.SetDeadline(time.Now().Add(s.setup.Limits.Handshake))
+	defer context.AfterFunc(s.ctx, func() { s.client.SetDeadline(time.Unix(1, 0)) })()
+	e.Refuse(s.client, d)
 }
 
 // relay runs the protocol until one side ends.

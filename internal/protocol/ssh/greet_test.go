@@ -2,13 +2,17 @@ package ssh
 
 import (
 	"errors"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
 	"github.com/postern/postern/internal/engine"
+	"github.com/postern/postern/internal/wire"
 )
 
 func asks(answers ...string) ssh.AuthMethod {
@@ -96,6 +100,48 @@ func TestRefusedSession(t *testing.T) {
 	if !errors.As(err, &no) || no.Reason != ssh.Prohibited || !strings.Contains(no.Message, "no rule opens target web") {
 		t.Error(err)
 	}
+}
+
+// An agent that has opened more than the library holds for us before its session is
+// refused, and hears nothing of it, leaves nothing behind.
+func TestRefusedSessionLeavesNothing(t *testing.T) {
+	w := newWorld(t)
+	before := runtime.NumGoroutine()
+	near, far := socketPair(t)
+	e, err := New().New(w.env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, greeted := wire.New(far), make(chan error)
+	go func() {
+		_, err := e.Greet(t.Context(), client)
+		greeted <- err
+	}()
+	conn, channels, requests, err := ssh.NewClientConn(near, hostName+":22", &ssh.ClientConfig{User: "agent", HostKeyCallback: ssh.InsecureIgnoreHostKey()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-greeted; err != nil {
+		t.Fatal(err)
+	}
+	agent := ssh.NewClient(conn, channels, requests)
+	var opening sync.WaitGroup
+	for range 64 {
+		opening.Go(func() { agent.NewSession() }) //nolint:errcheck // it is refused
+	}
+	time.Sleep(50 * time.Millisecond) // until they are there
+	client.SetDeadline(time.Unix(1, 0))
+	e.Refuse(client, &engine.Denial{Code: engine.Ended})
+	client.Close()
+	agent.Close()
+	opening.Wait()
+	for range 500 {
+		if runtime.NumGoroutine() <= before {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("%d goroutines, before it were %d", runtime.NumGoroutine(), before)
 }
 
 // What is no SSH, or breaks off, gets no session.
