@@ -7,13 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/postern/postern/internal/sandbox"
 	"github.com/postern/postern/pkg/control"
 )
 
@@ -60,10 +58,12 @@ func (c *cli) showStatus(s control.Status) error {
 	if err := c.out.table(rows); err != nil {
 		return err
 	}
-	for _, tier := range sandbox.Tiers {
-		if slices.ContainsFunc(s.Agents, func(a control.Agent) bool { return a.Tier == string(tier) }) {
-			fmt.Fprintf(c.out, "tier %s, at least, leaves open: %s\n", tier, tier.Open())
+	shown := map[string]bool{}
+	for _, a := range s.Agents {
+		if !shown[a.Tier] {
+			fmt.Fprintf(c.out, "tier %s, at least, leaves open: %s\n", a.Tier, a.Open)
 		}
+		shown[a.Tier] = true
 	}
 	fmt.Fprintln(c.out)
 	rows = [][]string{{"TARGET", "PROTOCOL", "HOSTS"}}

@@ -22,6 +22,7 @@ import (
 	"github.com/postern/postern/internal/guard"
 	"github.com/postern/postern/internal/identity"
 	"github.com/postern/postern/internal/metrics"
+	"github.com/postern/postern/internal/sandbox"
 	"github.com/postern/postern/internal/sql"
 	"github.com/postern/postern/internal/version"
 	pkgcontrol "github.com/postern/postern/pkg/control"
@@ -114,7 +115,7 @@ func (d *daemon) status() pkgcontrol.Status {
 	for i := range cfg.Agents {
 		a := &cfg.Agents[i]
 		shown := pkgcontrol.Agent{
-			Name: a.Name, Cgroup: a.Cgroup, Policy: a.Policy, Mode: "enforce", Tier: a.Tier, Sessions: perAgent[a.Name],
+			Name: a.Name, Cgroup: a.Cgroup, Policy: a.Policy, Mode: "enforce", Tier: a.Tier, Open: sandbox.Tier(a.Tier).Open(), Sessions: perAgent[a.Name],
 		}
 		if a.Observing(now) {
 			shown.Mode, shown.Until = "observe", a.Until

@@ -36,6 +36,10 @@ const (
 	// maxRequest is room for the arguments and environment that Linux lets a
 	// process have on a default stack.
 	maxRequest = 4 << 20
+	// smallRequest is more than most of them have. Of larger ones, which anybody on
+	// the host may send, a few are read at a time.
+	smallRequest = 64 << 10
+	maxLarge     = 16
 	// maxFiles is the most that one message carries.
 	maxFiles = 16
 )
@@ -111,6 +115,8 @@ type Exit struct {
 	Signal int `json:"signal,omitempty"` // which ended it
 }
 
+var largeRequests = make(chan struct{}, maxLarge)
+
 func writeFrame(conn *net.UnixConn, v any, files ...*os.File) error {
 	body, err := json.Marshal(v)
 	if err != nil {
@@ -174,6 +180,10 @@ func readFrame(conn *net.UnixConn, v any) (files []*os.File, err error) {
 	size := binary.BigEndian.Uint32(head[:])
 	if size > maxRequest {
 		return files, fmt.Errorf("a message of %d bytes is longer than the limit of %d", size, maxRequest)
+	}
+	if size > smallRequest {
+		largeRequests <- struct{}{}
+		defer func() { <-largeRequests }()
 	}
 	body := make([]byte, size)
 	if _, err := io.ReadFull(conn, body); err != nil {

@@ -56,6 +56,7 @@ type Agent struct {
 	Mode     string    `json:"mode"` // "enforce" or "observe"
 	Until    time.Time `json:"until,omitzero"`
 	Tier     string    `json:"tier"`
+	Open     string    `json:"open"` // what the tier leaves open, in a line, for people
 	Sessions int       `json:"sessions"`
 }
 

@@ -145,6 +145,7 @@ func TestReplayAndVerify(t *testing.T) {
 // TestStatusAndDoctor say what is there.
 func TestStatusAndDoctor(t *testing.T) {
 	w := theWorld
+	mustContain(t, w.cli(t, "status", "--json"), `"open":`, "the project, and what the user may read")
 	mustContain(t, w.cli(t, "status"), "planner", "enforce", "redirected", "tier workspace, at least, leaves open: the project", "orders-db.internal:5432", "is closed by 14 programs")
 	mustContain(t, w.cli(t, "top"), "REQ/S", "planner", "bypass attempts")
 	out, err := w.postern.CLI("doctor").CombinedOutput()
