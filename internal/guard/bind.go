@@ -91,6 +91,26 @@ func (s *Server) bind(ctx context.Context, l Launch) error {
 	}
 }
 
+// awaitExpected waits for a daemon that was there a moment ago: it or the guard is
+// being replaced.
+func (d *doors) awaitExpected(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, bindTime)
+	defer cancel()
+	for d.expected() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(killPause):
+		}
+	}
+}
+
+func (d *doors) expected() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.daemons) == 0 && d.ending != nil && !d.ended
+}
+
 // launches tells the daemon; false: there is none.
 func (d *doors) launches(l Launch) bool {
 	d.mu.Lock()
@@ -116,6 +136,7 @@ func (s *Server) announced(ctx context.Context, l launching, id uint64) error {
 	launch := Launch{
 		Ticket: l.run.Ticket, Run: l.name, Agent: l.agent.Name, Cgroup: filepath.Join(l.agent.Cgroup, l.name), CgroupID: id, UID: l.peer.UID,
 	}
+	s.doors.awaitExpected(ctx)
 	if launch.Ticket == "" {
 		s.doors.launches(launch)
 		return nil

@@ -43,6 +43,10 @@ func TestGuardIsReplaced(t *testing.T) {
 	for range 3 {
 		time.Sleep(200 * time.Millisecond)
 		w.replaceGuard(t)
+		// What the daemon has to say something of, before it has seen the new guard.
+		if out, err := w.as("planner", []string{"--allow", "orders:select"}, "SELECT 'narrowed'"); err != nil || !strings.Contains(out, "narrowed") {
+			t.Errorf("a run that was announced: %v: %s", err, out)
+		}
 	}
 	if err := launched(); err != nil {
 		t.Errorf("launched while the guard was replaced: %v", err)
