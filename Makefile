@@ -144,8 +144,8 @@ test-bypass: setup ## the ways out that must stay closed, against a sniffer (as 
 	@$(REPORT) -step 'make build' '. -count=1 ./internal/redirect ./internal/bypass/... ./test/bypass/...'
 
 .PHONY: test-containers
-test-containers: setup ## docker, podman and runc containers as agents (as root)
-	@$(REPORT) -step 'make build' 'test/e2e -count=1 ./containers'
+test-containers: setup ## docker, podman and runc containers, and devcontainers, as agents (as root)
+	@$(REPORT) -step 'make build' -step 'make clients' 'test/e2e -count=1 ./containers'
 
 .PHONY: test-dashboards
 test-dashboards: setup ## dashboards, rules and alerts, against a real Prometheus that reads a real daemon (as root)

@@ -173,8 +173,12 @@ func (w *world) makeImage() error {
 	if err := servers.CopyFile("/bin/busybox", filepath.Join(bin, "busybox"), 0o755); err != nil {
 		return err
 	}
-	for _, name := range []string{"sh", "sleep", "cat"} {
-		if err := os.Symlink("busybox", filepath.Join(bin, name)); err != nil {
+	applets, err := output(exec.Command("/bin/busybox", "--list"))
+	if err != nil {
+		return err
+	}
+	for _, name := range lines(applets) {
+		if err := os.Symlink("busybox", filepath.Join(bin, name)); err != nil && name != "busybox" {
 			return err
 		}
 	}
@@ -183,8 +187,12 @@ func (w *world) makeImage() error {
 			return err
 		}
 	}
-	if err := os.WriteFile(filepath.Join(w.image, "etc/resolv.conf"), []byte("nameserver 203.0.113.53\n"), 0o644); err != nil {
-		return err
+	for name, text := range map[string]string{
+		"resolv.conf": "nameserver 203.0.113.53\n", "passwd": "root:x:0:0:root:/:/bin/sh\n", "group": "root:x:0:\n",
+	} {
+		if err := os.WriteFile(filepath.Join(w.image, "etc", name), []byte(text), 0o644); err != nil {
+			return err
+		}
 	}
 	if err := servers.CopyFile(filepath.Join(w.postern.State, "trust/root.pem"), filepath.Join(w.image, "etc/postern.pem"), 0o644); err != nil {
 		return err
