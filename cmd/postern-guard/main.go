@@ -20,6 +20,7 @@ import (
 	"os/signal"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -60,6 +61,7 @@ type options struct {
 	bubblewrap            string
 	json                  bool
 	grace                 time.Duration
+	rehearse              int // the handover that the guard before would leave; 0: serve
 	out                   io.Writer
 }
 
@@ -100,6 +102,7 @@ func run(args []string, out io.Writer) error {
 	flags.StringVar(&o.bubblewrap, "bubblewrap", "", "")
 	flags.BoolVar(&o.json, "json", false, "")
 	flags.DurationVar(&o.grace, "grace", 0, "")
+	flags.IntVar(&o.rehearse, "rehearse", 0, "") // of serve, by the guard before: see successor
 	err := flags.Parse(args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		_, err := io.WriteString(out, usage)
@@ -224,7 +227,9 @@ func serve(o options) error {
 	if err := needRoot(); err != nil {
 		return err
 	}
-	before, err := guard.Inherit() // first: what is executed is not to have any of it
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	before, err := guard.Inherit() // soon: what is executed is not to have any of it
 	if err != nil {
 		return err
 	}
@@ -239,6 +244,13 @@ func serve(o options) error {
 	}
 	if problems := redirect.Check(where); len(problems) > 0 {
 		return fmt.Errorf("the policy root is not closed (%s): run `postern-guard attach` first", problems[0])
+	}
+	switch o.rehearse {
+	case 0:
+	case guard.HandoverVersion:
+		return nil // it would serve
+	default:
+		return fmt.Errorf("a handover of version %d is not understood, only of %d", o.rehearse, guard.HandoverVersion)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	server, err := guard.New(guard.Options{
@@ -258,11 +270,12 @@ func serve(o options) error {
 		return err
 	}
 	l, err := listen(cfg.Guard.Socket, before)
-	if err != nil {
+	if l == nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
+	if err != nil {
+		log.Error("the guard listens where it did before", "error", err)
+	}
 	log.Info("guard serves", "socket", cfg.Guard.Socket, "root", where.Cgroup, "version", version.String())
 	if err := supervisor.Ready(where.Cgroup + " is closed"); err != nil {
 		log.Warn("systemd", "error", err)
@@ -275,14 +288,23 @@ func serve(o options) error {
 }
 
 // listen takes over the socket of the guard before, if that has left it and the
-// configuration names no other by now.
+// configuration names no other by now, or no other that can be had.
 func listen(at string, before *guard.Inheritance) (*net.UnixListener, error) {
 	if before != nil && before.Socket.Addr().String() == at {
 		return before.Socket, nil
 	}
-	if before != nil {
+	l, err := listenAnew(at)
+	switch {
+	case before == nil:
+	case err != nil:
+		return before.Socket, err
+	default:
 		before.Socket.Close()
 	}
+	return l, err
+}
+
+func listenAnew(at string) (*net.UnixListener, error) {
 	for _, dir := range []string{guard.RunDir, filepath.Dir(at)} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, err
@@ -292,8 +314,8 @@ func listen(at string, before *guard.Inheritance) (*net.UnixListener, error) {
 }
 
 // successor is what serves after this process: the program where this one was, which
-// may be of another version by now, with the same options. It is to agree first with
-// what it will find.
+// may be of another version by now, with the same options. It is to say first that it
+// would: that it knows the options, and what this guard leaves, and likes what it finds.
 func (o options) successor(ctx context.Context) ([]string, error) {
 	program, err := exec.LookPath(os.Args[0])
 	if err == nil {
@@ -304,9 +326,10 @@ func (o options) successor(ctx context.Context) ([]string, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, program, "check", "--config", o.config, "--bpffs", o.bpffs).CombinedOutput()
+	rehearsal := append(slices.Clone(os.Args[1:]), "--rehearse", strconv.Itoa(guard.HandoverVersion))
+	out, err := exec.CommandContext(ctx, program, rehearsal...).CombinedOutput()
 	if err != nil {
-		return nil, fmt.Errorf("%s check: %w: %s", program, err, strings.TrimSpace(string(out)))
+		return nil, fmt.Errorf("%s would not serve: %w: %s", program, err, strings.TrimSpace(string(out)))
 	}
 	return append([]string{program}, os.Args[1:]...), nil
 }

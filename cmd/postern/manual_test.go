@@ -223,8 +223,8 @@ runs. It is root, parses nothing from the network and holds no secret. The progr
 until ` + "`postern-guard detach`" + `.
 
 With ` + "`reload`" + ` the one that serves becomes the program that lies where its own did: it executes that, in the same process, with the
-options that it was started with, and its runs, listeners and published ports go on. The new program is asked first, by ` + "`check`" + `; where it
-refuses, or the configuration has problems, the guard stays what it is, and the exit status is 1.
+options that it was started with, and its runs, listeners and published ports go on. The new program is asked first whether it would serve;
+where it would not, or the configuration has problems, the guard stays what it is, and the exit status is 1.
 
 ## Signals
 

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -41,17 +42,9 @@ func (c Client) dial(ctx context.Context) (*net.UnixConn, error) {
 // isGuards makes sure that root listens, or who asks: the daemon's user could put
 // a socket of its own in the place of the guard's.
 func isGuards(conn *net.UnixConn) error {
-	raw, err := conn.SyscallConn()
+	peer, err := credentials(conn)
 	if err != nil {
-		return err
-	}
-	var peer *unix.Ucred
-	var inner error
-	if err := raw.Control(func(fd uintptr) { peer, inner = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
-		return err
-	}
-	if inner != nil {
-		return fmt.Errorf("who listens: %w", inner)
+		return fmt.Errorf("who listens: %w", err)
 	}
 	if peer.Uid != 0 && int(peer.Uid) != os.Geteuid() {
 		return fmt.Errorf("user %d listens there, and not root: it is not the guard", peer.Uid)
@@ -242,8 +235,9 @@ func (c Client) Attend(ctx context.Context, f func(News)) error {
 	}
 }
 
-// Run launches an agent and waits for its end. Signals are passed on to it;
-// when ctx ends, so does the run. Started, which may be nil, is told its name.
+// Run launches an agent and waits for its end. Signals are passed on to it; before it
+// has started, one that is to end it does. When ctx ends, so does the run. Started,
+// which may be nil, is told its name.
 func (c Client) Run(ctx context.Context, run Run, stdio [3]*os.File, signals <-chan os.Signal, started func(name string)) (Exit, error) {
 	for _, f := range stdio {
 		f.Fd() // makes what Go opened block, as commands expect of what they are given
@@ -256,6 +250,10 @@ func (c Client) Run(ctx context.Context, run Run, stdio [3]*os.File, signals <-c
 		select {
 		case <-ctx.Done():
 			return Exit{}, ctx.Err()
+		case s := <-signals:
+			if n, ends := endsBefore(s); ends {
+				return exitBySignal(n), nil
+			}
 		case <-time.After(retryPause):
 		}
 	}
@@ -268,6 +266,14 @@ const retryPause = 100 * time.Millisecond
 // errRetry: nothing was launched, for another guard takes over.
 var errRetry = errors.New("another guard takes over")
 
+// endsBefore says whether a signal ends a run that has not started.
+func endsBefore(s os.Signal) (unix.Signal, bool) {
+	n, ok := s.(unix.Signal)
+	return n, ok && slices.Contains([]unix.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT}, n)
+}
+
+func exitBySignal(n unix.Signal) Exit { return Exit{Code: 128 + int(n), Signal: int(n)} }
+
 func (c Client) runOnce(ctx context.Context, run Run, stdio [3]*os.File, signals <-chan os.Signal, started func(name string)) (Exit, error) {
 	conn, err := c.dial(ctx)
 	if err != nil {
@@ -279,35 +285,58 @@ func (c Client) runOnce(ctx context.Context, run Run, stdio [3]*os.File, signals
 	if run.Ticket != "" {
 		op = opRunFor
 	}
-	if err := writeFrame(conn, request{Op: op, Run: &run}, stdio[:]...); err != nil {
+	if err := writeFrame(conn, request{Op: op, Run: &run}); err != nil {
 		return Exit{}, fmt.Errorf("ask the guard: %w", err)
 	}
-	done := make(chan struct{})
-	defer close(done)
+	over, answers := make(chan struct{}), make(chan answer)
+	defer close(over)
 	go func() {
 		for {
+			r, files, err := readReply(conn)
+			closeAll(files)
 			select {
-			case <-done:
+			case answers <- answer{r, err}:
+			case <-over:
+			}
+			if err != nil || r.Exit != nil {
 				return
-			case s := <-signals:
-				if n, ok := s.(unix.Signal); ok {
-					writeFrame(conn, signal{int(n)}) //nolint:errcheck // the run has ended
-				}
 			}
 		}
 	}()
-	for {
-		r, files, err := readReply(conn)
-		closeAll(files)
-		switch {
-		case err != nil:
-			return Exit{}, err
-		case r.Retry:
-			return Exit{}, errRetry
-		case r.Started != "" && started != nil:
-			started(r.Started)
-		case r.Exit != nil:
-			return *r.Exit, nil
+	for running := false; ; {
+		select {
+		case s := <-signals:
+			n, ends := endsBefore(s)
+			switch {
+			case running:
+				writeFrame(conn, signal{int(n)}) //nolint:errcheck // the run has ended
+			case ends:
+				return exitBySignal(n), nil // with the connection, whatever was launched
+			}
+		case a := <-answers:
+			switch {
+			case a.err != nil:
+				return Exit{}, a.err
+			case a.Retry:
+				return Exit{}, errRetry
+			case a.Stdio:
+				err = sendStdio(conn, stdio)
+			case a.Started != "":
+				if running = true; started != nil {
+					started(a.Started)
+				}
+			case a.Exit != nil:
+				return *a.Exit, nil
+			}
+		}
+		if err != nil {
+			return Exit{}, fmt.Errorf("ask the guard: %w", err)
 		}
 	}
+}
+
+// answer is one of the guard's.
+type answer struct {
+	reply
+	err error
 }

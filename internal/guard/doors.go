@@ -52,6 +52,7 @@ type doors struct {
 	grace  time.Duration
 	tell   func(bool) // that there is a daemon, or is none
 	store  Store
+	stored int // bytes of names, see maxStored; with mu
 
 	mu      sync.Mutex
 	kept    map[doorKey]*door
@@ -325,7 +326,7 @@ func (d *doors) end() {
 // kernel, and nobody is there: ECONNREFUSED.
 func (d *doors) close(key doorKey, o *door) {
 	delete(d.kept, key)
-	d.takeFromStore(o.listener.Door())
+	d.takeFromStore(o.listener)
 	if key.netns != 0 {
 		if err := d.kernel.Forget(key.policy, key.netns); err != nil {
 			d.log.Error("close a listener", "error", err)

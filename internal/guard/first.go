@@ -21,6 +21,9 @@ func launchFirst(conn *net.UnixConn) error {
 	if err != nil {
 		return err
 	}
+	if err := takeStdio(); err != nil {
+		return err
+	}
 	if err := plan.mount(); err != nil {
 		return err
 	}

@@ -39,10 +39,9 @@ const (
 	requestTimeout = 10 * time.Second
 	// maxRuns bounds the runs of one host.
 	maxRuns = 1024
-	// maxPeers bounds the connections that are served at once; a run is one.
+	// maxPeers bounds the connections that are served at once, of root and the daemon,
+	// and of everybody else; a run is one.
 	maxPeers = maxRuns + 64
-	// keptPeers of them are for root and the daemon.
-	keptPeers = 32
 	// socketMode lets every user connect: the peer's credentials decide.
 	socketMode = 0o666
 )
@@ -77,15 +76,16 @@ type Server struct {
 	doors        *doors
 	cgroups      cgroupIDs
 	binds        binds
-	slots        chan struct{}
-	strangers    chan struct{} // of those, what others than root and the daemon may take
+	slots        chan struct{} // for root and the daemon
+	strangers    chan struct{} // for everybody else
 	runs         sync.WaitGroup
 	live         liveRuns
 	socket       *net.UnixListener
-	// For whoever hands over. Both are held for reading: arriving from when a
-	// connection is accepted until it is known what is asked, steady while a run
-	// begins or ends.
-	arriving, steady sync.RWMutex
+	// What is over before another guard takes over: arriving goes from when a
+	// connection is accepted until it is known what is asked, steady is the beginning
+	// and the end of a run.
+	arriving, steady shift
+	large            largeRequests
 	inotify          func(flags int) (fd int, err error)
 	closing          sync.Mutex // held while the root is being closed again
 }
@@ -116,7 +116,7 @@ func New(o Options) (*Server, error) {
 	}
 	return &Server{
 		Options: o, mount: mount, kernel: kernel, doors: doors, inotify: unix.InotifyInit1,
-		slots: make(chan struct{}, maxPeers), strangers: make(chan struct{}, maxPeers-keptPeers),
+		slots: make(chan struct{}, maxPeers), strangers: make(chan struct{}, maxPeers),
 	}, nil
 }
 
@@ -146,35 +146,58 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener, before *Inherit
 		w.run(ctx)
 	})
 	for {
-		s.arriving.RLock() // serve's to unlock
-		conn, err := l.AcceptUnix()
-		if ctx.Err() != nil {
+		conn, err := s.accept(ctx, l)
+		if err != nil && ctx.Err() != nil {
 			return nil
-		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			s.arriving.RUnlock()
-			continue
 		}
 		if err != nil {
 			return fmt.Errorf("guard socket: %w", err)
 		}
+		slots := s.slotsFor(conn)
 		select {
-		case s.slots <- struct{}{}:
-		default:
+		case slots <- struct{}{}:
+		default: // there is room for root and the daemon, whoever else asks
 			conn.Close()
-			s.arriving.RUnlock()
+			s.arriving.leave()
 			continue
 		}
 		s.runs.Go(func() {
-			defer func() { <-s.slots }()
+			defer func() { <-slots }()
 			s.serve(ctx, conn)
 		})
 	}
 }
 
+// accept waits for a connection, with which somebody has entered arriving. While a
+// guard hands over there is none.
+func (s *Server) accept(ctx context.Context, l *net.UnixListener) (*net.UnixConn, error) {
+	for {
+		s.arriving.enterNext()
+		conn, err := l.AcceptUnix()
+		if err == nil {
+			return conn, nil
+		}
+		s.arriving.leave()
+		if !errors.Is(err, os.ErrDeadlineExceeded) || ctx.Err() != nil {
+			return nil, err
+		}
+	}
+}
+
+// slotsFor are those of root and the daemon, or everybody else's. A peer that cannot
+// be looked at has gone.
+func (s *Server) slotsFor(conn *net.UnixConn) chan struct{} {
+	if peer, err := credentials(conn); err == nil && (peer.Uid == 0 || peer.Uid == s.Daemon) {
+		return s.slots
+	}
+	return s.strangers
+}
+
+// serve reads what is asked, by whom it may be. A stranger's descriptors are not
+// taken: to watch or to close one may wait for who serves its file system.
 func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 	defer conn.Close()
-	known := sync.OnceFunc(s.arriving.RUnlock)
+	known := sync.OnceFunc(s.arriving.leave)
 	defer known()
 	peer, err := identity.PeerOf(conn)
 	if err != nil {
@@ -182,29 +205,20 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 		return
 	}
 	defer peer.Close()
-	if !s.trusts(peer) {
-		select {
-		case s.strangers <- struct{}{}:
-			defer func() { <-s.strangers }()
-		default:
-			return // there is room for root and the daemon, whoever else asks
-		}
-	}
-	conn.SetReadDeadline(time.Now().Add(requestTimeout))
-	q, files, err := readRequest(conn)
-	defer closeAll(files)
+	c := caller{conn: conn, peer: peer, begun: func() {}}
+	q, err := s.hear(&c)
+	defer closeAll(c.files)
 	if err != nil {
-		s.Log.Warn("not a request", "pid", peer.PID, "uid", peer.UID, "error", err)
+		s.Log.Warn("not heard", "pid", peer.PID, "uid", peer.UID, "error", err)
+		writeReply(conn, reply{Error: err.Error()}) //nolint:errcheck // the peer is gone
 		return
 	}
-	conn.SetReadDeadline(time.Time{})
-	c := caller{conn: conn, peer: peer, files: files}
-	if q.Run != nil {
-		if !s.steady.TryRLock() {
+	if q.Op == opRun || q.Op == opRunFor {
+		if !s.steady.enter() {
 			writeReply(conn, reply{Retry: true}) //nolint:errcheck // the peer is gone
 			return
 		}
-		c.begun = sync.OnceFunc(s.steady.RUnlock)
+		c.begun = sync.OnceFunc(s.steady.leave)
 		defer c.begun()
 	}
 	known()
@@ -212,6 +226,20 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 		s.Log.Warn("refused", "op", q.Op, "pid", peer.PID, "uid", peer.UID, "error", err)
 		writeReply(conn, reply{Error: err.Error()}) //nolint:errcheck // the peer is gone
 	}
+}
+
+// hear reads what is asked, in time.
+func (s *Server) hear(c *caller) (q request, err error) {
+	if c.peer.InPolicyCgroup(s.Redirect.Cgroup) {
+		return q, errors.New("processes inside a policy cgroup may not ask the guard")
+	}
+	c.conn.SetReadDeadline(time.Now().Add(requestTimeout))
+	defer c.conn.SetReadDeadline(time.Time{})
+	if s.trusts(c.peer) {
+		c.files, err = readFrame(c.conn, &q)
+		return q, err
+	}
+	return q, s.large.read(c.conn, c.peer.UID, &q)
 }
 
 // caller is who asks.
@@ -229,9 +257,6 @@ func (s *Server) trusts(peer *identity.Peer) bool {
 
 // answer is the list of everything that can be asked, and by whom.
 func (s *Server) answer(ctx context.Context, c caller, q request) error {
-	if c.peer.InPolicyCgroup(s.Redirect.Cgroup) {
-		return errors.New("processes inside a policy cgroup may not ask the guard")
-	}
 	switch {
 	case (q.Op == opRun || q.Op == opRunFor) && q.Run != nil:
 		return s.run(ctx, c, q.Run)
@@ -247,7 +272,7 @@ func (s *Server) answer(ctx context.Context, c caller, q request) error {
 		}
 		return writeReply(c.conn, reply{Status: &status, Glass: glass})
 	case q.Op == opReload && c.peer.UID == 0:
-		return s.handOver(ctx)
+		return s.handOver(ctx, c.conn)
 	case q.Op == opGlass && q.Glass != nil:
 		if err := s.breakGlass(c.peer, *q.Glass); err != nil {
 			return err

@@ -174,7 +174,8 @@ func TestFrames(t *testing.T) {
 	go func() {
 		sent <- errors.Join(writeFrame(a, request{Op: opRun, Run: &Run{Args: []string{long}}}, f, f), writeFrame(a, request{Op: opMaps}))
 	}()
-	q, files, err := readRequest(b)
+	var q request
+	files, err := readFrame(b, &q)
 	if err != nil || q.Run == nil || q.Run.Args[0] != long || len(files) != 2 {
 		t.Fatalf("%v, %d files", err, len(files))
 	}
@@ -182,7 +183,8 @@ func TestFrames(t *testing.T) {
 		t.Errorf("%q, %v", text, err)
 	}
 	closeAll(files)
-	if q, files, err := readRequest(b); err != nil || q.Op != opMaps || len(files) != 0 {
+	q = request{}
+	if files, err := readFrame(b, &q); err != nil || q.Op != opMaps || len(files) != 0 {
 		t.Errorf("%+v, %d files, %v", q, len(files), err)
 	}
 	if err := <-sent; err != nil {
@@ -198,7 +200,8 @@ func TestFrameTooLong(t *testing.T) {
 			t.Fatal(err)
 		}
 		a.Close()
-		if _, _, err := readRequest(b); err == nil || !strings.Contains(err.Error(), want) {
+		var q request
+		if _, err := readFrame(b, &q); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", head, err)
 		}
 	}

@@ -28,8 +28,8 @@ import (
 const (
 	// handoverVariable names the descriptor of the handover to the next guard.
 	handoverVariable = "POSTERN_GUARD_HANDOVER"
-	// handoverVersion changes when an older guard's handover is no longer understood.
-	handoverVersion = 1
+	// HandoverVersion changes when an older guard's handover is no longer understood.
+	HandoverVersion = 1
 )
 
 // handover is what one guard leaves to the next. Numbers of files are descriptors;
@@ -109,23 +109,38 @@ func (g *luggage) copied(f *os.File) int {
 	return g.take(os.NewFile(uintptr(n), f.Name()), err)
 }
 
+// handOverTime bounds how long is waited for what begins or ends: a launch takes a
+// minute at most.
+const handOverTime = 100 * time.Second
+
 // handOver makes this process the next guard; it returns only with an error, and
 // then all goes on as before. A run that is being launched is waited for, and who
-// wants another one meanwhile is told to ask again.
-func (s *Server) handOver(ctx context.Context) error {
+// wants another one meanwhile is told to ask again. When who asked for it is gone, or
+// the guard is to end, nothing comes of it.
+func (s *Server) handOver(ctx context.Context, asked *net.UnixConn) error {
 	if s.Successor == nil {
 		return errors.New("this guard does not know what it was executed from")
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, handOverTime, errors.New("something that is being launched does not come to an end"))
+	defer cancel()
+	go func() { // ends with the connection
+		asked.Read(make([]byte, 1)) //nolint:errcheck // nothing comes
+		cancel()
+	}()
 	argv, err := s.Successor(ctx)
+	if err == nil {
+		err = s.steady.close(ctx)
+	}
 	if err != nil {
 		return fmt.Errorf("the guard stays what it is: %w", err)
 	}
-	s.steady.Lock()
-	defer s.steady.Unlock()
+	defer s.steady.open()
 	s.socket.SetDeadline(time.Now()) //nolint:errcheck // who comes waits for the next guard
 	defer s.socket.SetDeadline(time.Time{})
-	s.arriving.Lock()
-	defer s.arriving.Unlock()
+	if err := s.arriving.close(ctx); err != nil {
+		return fmt.Errorf("the guard stays what it is: %w", err)
+	}
+	defer s.arriving.open()
 	s.Log.Info("the next guard takes over", "program", argv[0])
 	runs := s.live.all()
 	each(runs, (*liveRun).pause)
@@ -135,7 +150,7 @@ func (s *Server) handOver(ctx context.Context) error {
 	var along luggage
 	defer func() { closeAll(along.files) }()
 	h := s.pack(&along, runs)
-	if err := errors.Join(along.errs...); err != nil {
+	if err := errors.Join(append(along.errs, ctx.Err())...); err != nil {
 		return fmt.Errorf("the guard stays what it is: %w", err)
 	}
 	return execute(argv, h, along.files)
@@ -151,7 +166,7 @@ func each(runs []*liveRun, f func(*liveRun)) {
 
 // pack is called with the doors locked and the runs paused.
 func (s *Server) pack(along *luggage, runs []*liveRun) handover {
-	h := handover{Version: handoverVersion, Socket: along.socket(s.socket), Placeholders: map[string]placeholder{}, Cgroups: s.cgroups.all()}
+	h := handover{Version: HandoverVersion, Socket: along.socket(s.socket), Placeholders: map[string]placeholder{}, Cgroups: s.cgroups.all()}
 	for _, d := range s.doors.kept {
 		files, err := d.listener.Files()
 		along.errs = append(along.errs, err)
@@ -220,8 +235,9 @@ func execute(argv []string, h handover, files []*os.File) error {
 
 // Inheritance is what a guard that this process was before has left.
 type Inheritance struct {
-	Socket *net.UnixListener // the guard's
-	left   handover
+	Socket    *net.UnixListener // the guard's
+	left      handover
+	unclaimed map[int]bool // descriptors that nobody has taken yet
 }
 
 // Inherit takes it over. Nil: there was no guard before. To be called before
@@ -239,17 +255,20 @@ func Inherit() (*Inheritance, error) {
 	memory := os.NewFile(uintptr(fd), "handover")
 	defer memory.Close()
 	unix.CloseOnExec(fd)
-	i := &Inheritance{}
+	i := &Inheritance{unclaimed: map[int]bool{}}
 	if err := json.NewDecoder(io.NewSectionReader(memory, 0, 1<<30)).Decode(&i.left); err != nil {
 		return nil, fmt.Errorf("what the guard before has left: %w", err)
 	}
-	if i.left.Version != handoverVersion {
-		return nil, fmt.Errorf("what the guard before has left is of version %d, and this one understands %d", i.left.Version, handoverVersion)
+	if i.left.Version != HandoverVersion {
+		return nil, fmt.Errorf("what the guard before has left is of version %d, and this one understands %d", i.left.Version, HandoverVersion)
 	}
 	for _, n := range i.left.files() {
-		unix.CloseOnExec(n)
+		if n != noFile {
+			unix.CloseOnExec(n)
+			i.unclaimed[n] = true
+		}
 	}
-	socket, err := claim(i.left.Socket, net.FileListener)
+	socket, err := connection(i, i.left.Socket, net.FileListener)
 	if err != nil {
 		return nil, fmt.Errorf("the socket of the guard before: %w", err)
 	}
@@ -273,59 +292,74 @@ func (h *handover) files() (all []int) {
 	return all
 }
 
-// claim makes what package net has of a descriptor.
-func claim[T any](fd int, of func(*os.File) (T, error)) (T, error) {
-	f := os.NewFile(uintptr(fd), "inherited")
-	defer f.Close()
-	return of(f)
-}
-
-// inherit takes up what the guard before has left. Its runs go on in goroutines of
-// their own.
+// inherit takes up what the guard before has left, and closes what nobody takes. Its
+// runs go on in goroutines of their own.
 func (s *Server) inherit(ctx context.Context, i *Inheritance) {
 	s.cgroups.of = i.left.Cgroups
-	s.doors.inherit(i.left.Doors)
+	s.doors.inherit(i)
 	s.placeholders.held = map[string]*placeholder{}
 	for path, p := range i.left.Placeholders {
 		s.placeholders.held[path] = &p
 	}
 	for _, held := range i.left.Runs {
-		g, err := held.unpack(s.Log)
+		g, err := i.run(held, s.Log)
 		if err != nil {
 			s.Log.Error("a run of the guard before is lost", "run", held.Name, "error", err)
-			killEach(held.Dir)
+			go lose(held)
 			continue
 		}
+		g.published.resume()
+		g.follow()
 		s.live.add(g)
-		s.slots <- struct{}{}
+		slots := s.slots
 		if g.stranger {
-			s.strangers <- struct{}{}
+			slots = s.strangers
 		}
+		slots <- struct{}{}
 		s.runs.Go(func() {
-			defer func() {
-				g.conn.Close()
-				if g.stranger {
-					<-s.strangers
-				}
-				<-s.slots
-			}()
-			g.published.resume()
+			defer func() { g.conn.Close(); <-slots }()
 			s.attend(ctx, g)
 		})
+	}
+	for fd := range i.unclaimed {
+		unix.Close(fd)
 	}
 	s.Log.Info("taken over from the guard before", "runs", len(i.left.Runs), "listeners", len(i.left.Doors))
 }
 
-func (d *doors) inherit(all []heldDoor) {
-	for _, held := range all {
+// lose ends a run for which nobody can wait any more.
+func lose(held heldRun) {
+	killEach(held.Dir)
+	if above, err := os.FindProcess(held.PID); err == nil {
+		above.Wait() //nolint:errcheck // nobody asks
+	}
+	removeCgroup(held.Dir) //nolint:errcheck // it is on record that the run is lost
+}
+
+// claim takes one of the descriptors.
+func (i *Inheritance) claim(fd int) *os.File {
+	delete(i.unclaimed, fd)
+	return os.NewFile(uintptr(fd), "inherited")
+}
+
+// connection makes what package net has of one.
+func connection[T any](i *Inheritance, fd int, of func(*os.File) (T, error)) (T, error) {
+	f := i.claim(fd)
+	defer f.Close()
+	return of(f)
+}
+
+func (d *doors) inherit(i *Inheritance) {
+	for _, held := range i.left.Doors {
 		var files []*os.File
 		for _, n := range held.Files {
-			files = append(files, os.NewFile(uintptr(n), "inherited"))
+			files = append(files, i.claim(n))
 		}
 		err := d.keep(held.At, files)
 		closeAll(files)
 		if err != nil {
 			d.log.Error("a listener of the guard before is lost", "policy", held.At.PolicyID, "error", err)
+			d.giveUp(held.At)
 			continue
 		}
 		kept := d.kept[doorKey{held.At.PolicyID, held.At.Netns}]
@@ -336,13 +370,13 @@ func (d *doors) inherit(all []heldDoor) {
 	d.awaitDaemon()
 }
 
-// unpack makes a run of what was left of it.
-func (held heldRun) unpack(log *slog.Logger) (*liveRun, error) {
+// run makes a run of what was left of it.
+func (i *Inheritance) run(held heldRun, log *slog.Logger) (*liveRun, error) {
 	above, err := os.FindProcess(held.PID)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := claim(held.Conn, net.FileConn)
+	conn, err := connection(i, held.Conn, net.FileConn)
 	if err != nil {
 		return nil, err
 	}
@@ -351,13 +385,13 @@ func (held heldRun) unpack(log *slog.Logger) (*liveRun, error) {
 		used: held.Used, stranger: held.Stranger, published: newPublished(),
 	}
 	if held.Command != noFile {
-		g.process.command = os.NewFile(uintptr(held.Command), "command")
+		g.process.command = i.claim(held.Command)
 	}
 	if held.Netns != noFile {
-		g.published.ns = os.NewFile(uintptr(held.Netns), "netns")
+		g.published.ns = i.claim(held.Netns)
 	}
 	for _, n := range held.Listeners {
-		l, err := claim(n, net.FileListener)
+		l, err := connection(i, n, net.FileListener)
 		if err != nil {
 			log.Error("a published port is lost", "run", held.Name, "error", err)
 			continue
@@ -365,8 +399,8 @@ func (held heldRun) unpack(log *slog.Logger) (*liveRun, error) {
 		g.published.listeners = append(g.published.listeners, l.(*net.TCPListener))
 	}
 	for _, c := range held.Carried {
-		outside, err1 := claim(c.Outside, net.FileConn)
-		inside, err2 := claim(c.Inside, net.FileConn)
+		outside, err1 := connection(i, c.Outside, net.FileConn)
+		inside, err2 := connection(i, c.Inside, net.FileConn)
 		if err := errors.Join(err1, err2); err != nil {
 			log.Error("a connection to a published port is lost", "run", held.Name, "error", err)
 			continue

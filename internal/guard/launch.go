@@ -38,6 +38,8 @@ const (
 	stdioFD   = 6 // and the two behind it
 	argsFD    = 9
 	programFD = 10
+	// clientFD is the connection of who waits for the run.
+	clientFD = 11
 )
 
 // launchPlan is what the launcher does.
@@ -130,6 +132,11 @@ func launch(conn *net.UnixConn) error {
 	plan, err := readPlan()
 	if err != nil {
 		return err
+	}
+	if !plan.Mounted {
+		if err := takeStdio(); err != nil {
+			return err
+		}
 	}
 	if plan.Box != nil {
 		return plan.enter(conn)

@@ -51,7 +51,7 @@ func (s *Server) launch(ctx context.Context, l launching) (_ *liveRun, err error
 		return nil, err
 	}
 	building := false
-	g.process, err = start(g.dir, l.plan, l.files, launched{
+	g.process, err = start(g.dir, l.plan, l.conn, launched{
 		entered: func(pid int) error {
 			if err := g.published.serve(pid); err != nil {
 				return err
@@ -78,20 +78,20 @@ func (s *Server) launch(ctx context.Context, l launching) (_ *liveRun, err error
 	if err := writeReply(l.conn, reply{Started: l.name}); err != nil {
 		killEach(g.dir)
 	}
+	g.follow()
 	s.live.add(g)
 	return g, nil
 }
 
-// attend passes signals on, waits for the end, puts away what the run leaves, and
+// attend waits for the end, while signals are passed on, puts away what the run leaves, and
 // tells the client how it ended.
 func (s *Server) attend(ctx context.Context, g *liveRun) {
 	stop := context.AfterFunc(ctx, func() { killEach(g.dir) })
 	defer stop()
-	g.follow()
 	g.process.awaitEnd()
 	// From here on to the end it is this guard's, and not the next one's.
-	s.steady.RLock()
-	defer s.steady.RUnlock()
+	s.steady.enterLate()
+	defer s.steady.leave()
 	defer s.live.remove(g)
 	exit := exitOf(g.process.wait())
 	s.putAway(g)
@@ -157,8 +157,7 @@ func (g *liveRun) nextSignal() (syscall.Signal, error) {
 	g.conn.SetReadDeadline(time.Now().Add(requestTimeout))
 	defer g.conn.SetReadDeadline(time.Time{})
 	var sig signal
-	files, err := readFrame(g.conn, &sig)
-	closeAll(files)
+	err = readPlain(g.conn, &sig, maxSignal)
 	return syscall.Signal(sig.Number), err
 }
 

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // orphans are runs of a guard that was killed: by their cgroups, which are anybody's to
@@ -63,8 +65,11 @@ func (s *Server) buryOrphans(ctx context.Context, dirs []string) {
 	}
 }
 
-// populated says whether somebody is in a cgroup or below it.
+// populated says whether somebody is in a cgroup or below it, or may be.
 func populated(dir string) bool {
 	events, err := os.ReadFile(filepath.Join(dir, "cgroup.events"))
-	return err == nil && strings.Contains(string(events), "populated 1")
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV)
+	}
+	return !strings.Contains(string(events), "populated 0")
 }

@@ -46,6 +46,8 @@ type published struct {
 
 	mu      sync.Mutex
 	paused  bool
+	dials   context.Context // of connections that are being made; ends with a pause
+	stop    context.CancelFunc
 	carried map[*carried]bool
 }
 
@@ -110,6 +112,7 @@ func (p *published) resume() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.paused = false
+	p.dials, p.stop = context.WithCancel(p.ctx)
 	for _, l := range p.listeners {
 		l.SetDeadline(time.Time{}) //nolint:errcheck // it is open, or accepting tells
 		p.running.Go(func() { p.forward(l) })
@@ -120,11 +123,15 @@ func (p *published) resume() {
 	}
 }
 
-// pause stops accepting, and carrying where nothing is on its way. A connection
-// whose receiver is slow to take what is, ends.
+// pause stops accepting, and carrying where nothing is on its way. A connection ends
+// that is only being made, and one whose receiver is slow to take what is.
 func (p *published) pause() {
+	if p.ns == nil {
+		return
+	}
 	p.mu.Lock()
 	p.paused = true
+	p.stop()
 	for _, l := range p.listeners {
 		l.SetDeadline(time.Now()) //nolint:errcheck // it is open, or accepting has ended
 	}
@@ -132,17 +139,22 @@ func (p *published) pause() {
 		c.readUntil(time.Now())
 	}
 	p.mu.Unlock()
+	over := false
 	slow := time.AfterFunc(pauseTime, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		for c := range p.carried {
-			if c.copying {
+			if c.copying && !over {
 				c.close()
+				delete(p.carried, c)
 			}
 		}
 	})
 	defer slow.Stop()
 	p.running.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	over = true
 }
 
 // close ends every connection.
@@ -205,17 +217,17 @@ func (p *published) add(c *carried) bool {
 
 // connect makes the other half of a connection.
 func (p *published) connect(c *carried) bool {
-	inside, err := p.dial(c.port)
+	p.mu.Lock()
+	dials := p.dials
+	p.mu.Unlock()
+	inside, err := p.dial(dials, c.port)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c.inside = inside
-	if err != nil || p.ctx.Err() != nil {
+	if err != nil || dials.Err() != nil {
 		c.close()
 		delete(p.carried, c)
 		return false
-	}
-	if p.paused {
-		c.readUntil(time.Now())
 	}
 	return true
 }
@@ -267,12 +279,12 @@ func (c *carried) close() {
 }
 
 // dial tries both loopbacks: what listens on localhost listens on one of them.
-func (p *published) dial(port int) (conn *net.TCPConn, err error) {
+func (p *published) dial(ctx context.Context, port int) (conn *net.TCPConn, err error) {
 	d := net.Dialer{Timeout: dialTime}
 	err = inside(p.ns, func() error {
 		var errs []error
 		for _, at := range loopbacks {
-			c, err := d.DialContext(p.ctx, "tcp", netip.AddrPortFrom(at, uint16(port)).String())
+			c, err := d.DialContext(ctx, "tcp", netip.AddrPortFrom(at, uint16(port)).String())
 			if err == nil {
 				conn = c.(*net.TCPConn)
 				return nil

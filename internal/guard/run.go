@@ -6,13 +6,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"os/user"
 	"slices"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/postern/postern/internal/config"
 	"github.com/postern/postern/internal/identity"
@@ -74,9 +71,6 @@ func (s *Server) begin(ctx context.Context, c caller, r *Run) (*liveRun, error) 
 	if err := unseen(r.TokenFile, box); err != nil {
 		return nil, err
 	}
-	if err := checkStdio(c.files); err != nil {
-		return nil, err
-	}
 	if len(r.Args) == 0 {
 		return nil, errors.New("there is no command to run")
 	}
@@ -109,24 +103,6 @@ type launching struct {
 	run   *Run
 	plan  launchPlan
 	caller
-}
-
-// checkStdio refuses network sockets: one that was made outside of the cgroup
-// would be a way out of it.
-func checkStdio(stdio []*os.File) error {
-	if len(stdio) != 3 {
-		return fmt.Errorf("%d descriptors came along instead of 3", len(stdio))
-	}
-	for _, f := range stdio {
-		domain, err := unix.GetsockoptInt(int(f.Fd()), unix.SOL_SOCKET, unix.SO_DOMAIN)
-		if err == nil && domain != unix.AF_UNIX {
-			return errors.New("standard input, output and error of a run may not be network sockets")
-		}
-		if err != nil && !errors.Is(err, unix.ENOTSOCK) {
-			return fmt.Errorf("look at a descriptor: %w", err)
-		}
-	}
-	return nil
 }
 
 // runAs is whom the run runs as: the caller, or the user that root names. Never

@@ -61,8 +61,10 @@ type launched struct {
 }
 
 // start runs the launcher, which becomes the command: inside the cgroup, and in
-// namespaces of its own, before it executes anything.
-func start(dir string, plan launchPlan, stdio []*os.File, tell launched) (*process, error) {
+// namespaces of its own, before it executes anything. The launcher takes the standard
+// descriptors from the client: to close one of them, which a program does that is
+// executed beside it, may wait for who serves its file system.
+func start(dir string, plan launchPlan, client *net.UnixConn, tell launched) (*process, error) {
 	cgroup, err := os.Open(dir)
 	if err != nil {
 		return nil, err
@@ -86,16 +88,54 @@ func start(dir string, plan launchPlan, stdio []*os.File, tell launched) (*proce
 	}
 	defer complaints.Close()
 	defer complain.Close()
+	theirClient, err := client.File()
+	if err != nil {
+		return nil, err
+	}
+	defer theirClient.Close()
+	cmd := launcher(plan, cgroup, map[int]*os.File{planFD: planRead, reportFD: theirs, complaintFD: complain, clientFD: theirClient})
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("launch: %w", err)
+	}
+	for _, f := range []*os.File{planRead, theirs, complain, theirClient} {
+		f.Close() // or the end of the launcher would not be heard
+	}
+	p := &process{above: cmd.Process}
+	err = json.NewEncoder(planWrite).Encode(plan)
+	planWrite.Close()
+	if err == nil {
+		err = writeReply(client, reply{Stdio: true})
+	}
+	if err == nil {
+		err = p.follow(conn, tell)
+	}
+	if err == nil {
+		return p, nil
+	}
+	killEach(dir)
+	go p.wait() //nolint:errcheck // it is known why; and what waits for a file system may not die
+	complaints.SetReadDeadline(time.Now().Add(killPause))
+	if words, _ := io.ReadAll(io.LimitReader(complaints, 4096)); len(words) > 0 {
+		err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(words)))
+	}
+	return nil, err
+}
+
+// launcher is the program of a new process, with these descriptors; those between are
+// kept free for what it passes on.
+func launcher(plan launchPlan, cgroup *os.File, files map[int]*os.File) *exec.Cmd {
 	arg := launchArg
 	if plan.Alone {
 		arg = firstArg
 	}
 	cmd := exec.Command("/proc/self/exe", arg)
 	cmd.Env, cmd.Dir = []string{}, "/"
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio[0], stdio[1], stdio[2]
-	cmd.ExtraFiles = []*os.File{planRead, theirs, complain}
-	for len(cmd.ExtraFiles) <= programFD-planFD {
-		cmd.ExtraFiles = append(cmd.ExtraFiles, planRead)
+	for fd := planFD; fd <= clientFD; fd++ {
+		f := files[fd]
+		if f == nil {
+			f = files[planFD]
+		}
+		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setsid: true, Cloneflags: unix.CLONE_NEWNS, UseCgroupFD: true, CgroupFD: int(cgroup.Fd()),
@@ -106,28 +146,7 @@ func start(dir string, plan launchPlan, stdio []*os.File, tell launched) (*proce
 	if plan.Alone {
 		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWPID
 	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("launch: %w", err)
-	}
-	for _, f := range []*os.File{planRead, theirs, complain} {
-		f.Close() // or the end of the launcher would not be heard
-	}
-	p := &process{above: cmd.Process}
-	err = json.NewEncoder(planWrite).Encode(plan)
-	planWrite.Close()
-	if err == nil {
-		err = p.follow(conn, tell)
-	}
-	if err == nil {
-		return p, nil
-	}
-	killEach(dir)
-	p.wait() //nolint:errcheck // it is known why
-	complaints.SetReadDeadline(time.Now().Add(killPause))
-	if words, _ := io.ReadAll(io.LimitReader(complaints, 4096)); len(words) > 0 {
-		err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(words)))
-	}
-	return nil, err
+	return cmd
 }
 
 // reportPair is the two ends of what a launcher reports on.

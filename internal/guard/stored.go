@@ -1,9 +1,11 @@
 package guard
 
 import (
+	"errors"
 	"fmt"
 	"os"
-	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/postern/postern/internal/redirect"
 )
@@ -21,47 +23,84 @@ type noStore struct{}
 func (noStore) Store(string, ...*os.File) error { return nil }
 func (noStore) Unstore(string) error            { return nil }
 
-// storedAs has all of a Door but the sockets.
-const storedAs = "door-%d-%d-%d-%d-%d"
+// maxStored bounds the names of what is stored, in bytes. Systemd has the next guard
+// told of them in one variable, in which the name of each descriptor is followed by
+// another byte, and of which Linux lets a program have 128 KiB.
+const maxStored = 100 << 10
 
-func storedName(d redirect.Door) string {
-	return fmt.Sprintf(storedAs, d.PolicyID, d.Netns, d.TCP, d.DNSTCP, d.DNSUDP)
+// storedName is short for that reason. The ports are the kernel's to know.
+func storedName(key doorKey) string {
+	return strconv.FormatUint(uint64(key.policy), 36) + "." + strconv.FormatUint(key.netns, 36)
 }
 
-// store is called with mu held.
+func storedKey(name string) (doorKey, bool) {
+	policy, netns, _ := strings.Cut(name, ".")
+	p, err1 := strconv.ParseUint(policy, 36, 32)
+	n, err2 := strconv.ParseUint(netns, 36, 64)
+	key := doorKey{uint32(p), n}
+	return key, err1 == nil && err2 == nil && storedName(key) == name
+}
+
+// putInStore is called with mu held.
 func (d *doors) putInStore(l *redirect.Listener) {
+	at := l.Door()
+	name := storedName(doorKey{at.PolicyID, at.Netns})
 	files, err := l.Files()
 	if err == nil {
-		err = d.store.Store(storedName(l.Door()), files...)
-		closeAll(files)
+		defer closeAll(files)
+		if d.stored += len(files) * (len(name) + 1); d.stored > maxStored {
+			err = errors.New("there are too many")
+		} else {
+			err = d.store.Store(name, files...)
+		}
 	}
 	if err != nil {
 		d.log.Warn("a listener will not outlive guard and daemon", "error", err)
 	}
 }
 
-func (d *doors) takeFromStore(at redirect.Door) {
-	if err := d.store.Unstore(storedName(at)); err != nil {
+// takeFromStore is called with mu held.
+func (d *doors) takeFromStore(l *redirect.Listener) {
+	at := l.Door()
+	name := storedName(doorKey{at.PolicyID, at.Netns})
+	d.stored -= l.Sockets() * (len(name) + 1)
+	d.unstore(name)
+}
+
+func (d *doors) unstore(name string) {
+	if err := d.store.Unstore(name); err != nil {
 		d.log.Warn("systemd keeps a listener that is closed", "error", err)
+	}
+}
+
+// giveUp is for a listener that was kept and cannot be: who connects is refused.
+func (d *doors) giveUp(at redirect.Door) {
+	d.unstore(storedName(doorKey{at.PolicyID, at.Netns}))
+	if at.Netns != 0 {
+		if err := d.kernel.Forget(at.PolicyID, at.Netns); err != nil {
+			d.log.Error("close a listener", "error", err)
+		}
 	}
 }
 
 // restore takes up what a guard before has stored, and closes the files. The kernel
 // programs may be others by now, which do not know the sockets.
 func (d *doors) restore(stored map[string][]*os.File) {
-	known, err := d.kernel.Gateways()
+	known := map[doorKey]redirect.Door{}
+	gateways, err := d.kernel.Gateways()
 	if err != nil {
 		d.log.Error("take up listeners", "error", err)
 	}
+	for _, g := range gateways {
+		known[doorKey{g.PolicyID, g.Netns}] = redirect.Door{PolicyID: g.PolicyID, Netns: g.Netns, TCP: g.TCP, DNSTCP: g.DNSTCP, DNSUDP: g.DNSUDP}
+	}
 	for name, files := range stored {
-		var at redirect.Door
-		_, err := fmt.Sscanf(name, storedAs, &at.PolicyID, &at.Netns, &at.TCP, &at.DNSTCP, &at.DNSUDP)
+		key, ok := storedKey(name)
+		at, there := known[key]
 		switch {
-		case err != nil || storedName(at) != name:
+		case !ok:
 			err = fmt.Errorf("%q is no name of a listener", name)
-		case !slices.ContainsFunc(known, func(g redirect.Gateway) bool {
-			return redirect.Door{PolicyID: g.PolicyID, Netns: g.Netns, TCP: g.TCP, DNSTCP: g.DNSTCP, DNSUDP: g.DNSUDP} == at
-		}):
+		case !there:
 			err = fmt.Errorf("the kernel programs do not know %s", name)
 		default:
 			err = d.keep(at, files)
@@ -69,9 +108,7 @@ func (d *doors) restore(stored map[string][]*os.File) {
 		closeAll(files)
 		if err != nil {
 			d.log.Warn("a stored listener is given up", "error", err)
-			if err := d.store.Unstore(name); err != nil {
-				d.log.Warn("systemd keeps a listener that is closed", "error", err)
-			}
+			d.unstore(name)
 		}
 	}
 	d.mu.Lock()

@@ -89,8 +89,8 @@ func TestListenersOutliveGuardAndDaemon(t *testing.T) {
 
 	// Besides what is no listener of ours.
 	stored := store.passedOn(t)
-	store["door-1-2-3-4-5"], store["other"] = nil, nil
-	stored["door-1-2-3-4-5"], stored["other"] = nil, nil
+	store["1.2s"], store["other"] = nil, nil
+	stored["1.2s"], stored["other"] = nil, nil
 	second := doorsOf()
 	second.restore(stored)
 	if len(store) != 1 {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,18 +21,18 @@ import (
 // bytes (big-endian) and that much JSON. Descriptors travel with the first byte.
 
 const (
-	opMaps   = "maps"    // the pinned maps; for the daemon
-	opStatus = "status"  // what is attached
-	opCgroup = "cgroup"  // make a policy cgroup
-	opAttend = "attend"  // the daemon's life line, on which it is told of listeners
-	opListen = "listen"  // open an agent's listener
-	opKeep   = "keep"    // keep a listener that the daemon has
-	opGlass  = "glass"   // let agents past the gateway for a while; for root
-	opNamed  = "named"   // the container that a cgroup is of
-	opRun    = "run"     // launch an agent
-	opRunFor = "run-for" // the same, for somebody or narrowed: a guard that does not know that refuses
-	opBound  = "bound"   // for whom a run is that the daemon was told of
-	opReload = "reload"  // become the program that lies where the guard's did
+	opMaps   = "maps"       // the pinned maps; for the daemon
+	opStatus = "status"     // what is attached
+	opCgroup = "cgroup"     // make a policy cgroup
+	opAttend = "attend"     // the daemon's life line, on which it is told of listeners
+	opListen = "listen"     // open an agent's listener
+	opKeep   = "keep"       // keep a listener that the daemon has
+	opGlass  = "glass"      // let agents past the gateway for a while; for root
+	opNamed  = "named"      // the container that a cgroup is of
+	opRun    = "launch"     // launch an agent, whose standard descriptors the launcher takes
+	opRunFor = "launch-for" // the same, for somebody or narrowed: a guard that does not know that refuses
+	opBound  = "bound"      // for whom a run is that the daemon was told of
+	opReload = "reload"     // become the program that lies where the guard's did
 
 	// maxRequest is room for the arguments and environment that Linux lets a
 	// process have on a default stack.
@@ -39,7 +40,11 @@ const (
 	// smallRequest is more than most of them have. Of larger ones, which anybody on
 	// the host may send, a few are read at a time.
 	smallRequest = 64 << 10
-	maxLarge     = 16
+	maxLarge     = 32
+	// maxLargeOfOne is how many of these are one user's.
+	maxLargeOfOne = 4
+	// maxSignal is more than a signal takes.
+	maxSignal = 1 << 10
 	// maxFiles is the most that one message carries.
 	maxFiles = 16
 )
@@ -59,8 +64,8 @@ type request struct {
 	Bound *Bound         `json:"bound,omitempty"`
 }
 
-// Run is what is to be launched. Its standard input, output and error travel
-// with it.
+// Run is what is to be launched. Its standard input, output and error are sent when
+// they are asked for.
 type Run struct {
 	Agent string   `json:"agent"`
 	Args  []string `json:"args"`
@@ -102,6 +107,7 @@ type reply struct {
 	Launch    *Launch             `json:"launch,omitempty"`
 	Ended     string              `json:"ended,omitempty"` // a run of which nothing is left
 	Retry     bool                `json:"retry,omitempty"` // nothing was launched: another guard takes over
+	Stdio     bool                `json:"stdio,omitempty"` // the launcher waits for the run's standard descriptors
 }
 
 // signal is what a client of a run sends while it runs.
@@ -114,8 +120,6 @@ type Exit struct {
 	Code   int `json:"code"`             // as shells have it: 128 and the signal when one ended it
 	Signal int `json:"signal,omitempty"` // which ended it
 }
-
-var largeRequests = make(chan struct{}, maxLarge)
 
 func writeFrame(conn *net.UnixConn, v any, files ...*os.File) error {
 	body, err := json.Marshal(v)
@@ -156,8 +160,8 @@ func writeReply(conn *net.UnixConn, r reply, files ...*os.File) error {
 	return writeFrame(conn, r, files...)
 }
 
-// readFrame reads one message and the descriptors that came with it, which are
-// the caller's also after an error.
+// readFrame reads one message and the sockets, maps and pidfds that came with it,
+// which are the caller's also after an error. Only from peers that are trusted.
 func readFrame(conn *net.UnixConn, v any) (files []*os.File, err error) {
 	var head [4]byte
 	rights := make([]byte, unix.CmsgSpace(maxFiles*4))
@@ -177,19 +181,105 @@ func readFrame(conn *net.UnixConn, v any) (files []*os.File, err error) {
 	if _, err := io.ReadFull(conn, head[n:]); err != nil {
 		return files, err
 	}
-	size := binary.BigEndian.Uint32(head[:])
-	if size > maxRequest {
-		return files, fmt.Errorf("a message of %d bytes is longer than the limit of %d", size, maxRequest)
-	}
-	if size > smallRequest {
-		largeRequests <- struct{}{}
-		defer func() { <-largeRequests }()
-	}
-	body := make([]byte, size)
-	if _, err := io.ReadFull(conn, body); err != nil {
+	size, err := sizeOf(head, maxRequest)
+	if err != nil {
 		return files, err
 	}
-	return files, json.Unmarshal(body, v)
+	return files, readBody(conn, size, v)
+}
+
+// readPlain reads one message of at most so many bytes. The kernel drops descriptors
+// that came with it.
+func readPlain(conn *net.UnixConn, v any, most int) error {
+	var head [4]byte
+	if _, err := io.ReadFull(conn, head[:]); err != nil {
+		return err
+	}
+	size, err := sizeOf(head, most)
+	if err != nil {
+		return err
+	}
+	return readBody(conn, size, v)
+}
+
+func sizeOf(head [4]byte, most int) (int, error) {
+	size := binary.BigEndian.Uint32(head[:])
+	if uint64(size) > uint64(most) {
+		return 0, fmt.Errorf("a message of %d bytes is longer than the limit of %d", size, most)
+	}
+	return int(size), nil
+}
+
+func readBody(conn *net.UnixConn, size int, v any) error {
+	body := make([]byte, size)
+	if _, err := io.ReadFull(conn, body); err != nil {
+		return err
+	}
+	return json.Unmarshal(body, v)
+}
+
+// largeRequests are those of strangers that are being read.
+type largeRequests struct {
+	mu  sync.Mutex
+	all int
+	of  map[uint32]int // by uid
+}
+
+// read is readPlain, which waits with a large one until there is room for it.
+func (l *largeRequests) read(conn *net.UnixConn, uid uint32, v any) error {
+	late := time.Now().Add(requestTimeout)
+	var head [4]byte
+	if _, err := io.ReadFull(conn, head[:]); err != nil {
+		return err
+	}
+	size, err := sizeOf(head, maxRequest)
+	if err != nil {
+		return err
+	}
+	if size > smallRequest {
+		for !l.enter(uid) {
+			if time.Now().After(late) {
+				return errors.New("too many large requests at a time: try again")
+			}
+			time.Sleep(killPause)
+		}
+		defer l.leave(uid)
+	}
+	return readBody(conn, size, v)
+}
+
+func (l *largeRequests) enter(uid uint32) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.all >= maxLarge || l.of[uid] >= maxLargeOfOne {
+		return false
+	}
+	if l.of == nil {
+		l.of = map[uint32]int{}
+	}
+	l.all++
+	l.of[uid]++
+	return true
+}
+
+func (l *largeRequests) leave(uid uint32) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all--
+	if l.of[uid]--; l.of[uid] == 0 {
+		delete(l.of, uid)
+	}
+}
+
+// credentials are those of who made a connection, as the kernel attests them.
+func credentials(conn *net.UnixConn) (peer *unix.Ucred, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) { peer, inner = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	return peer, errors.Join(err, inner)
 }
 
 func filesIn(rights []byte) (files []*os.File, err error) {
@@ -208,9 +298,4 @@ func filesIn(rights []byte) (files []*os.File, err error) {
 		}
 	}
 	return files, nil
-}
-
-func readRequest(conn *net.UnixConn) (q request, files []*os.File, err error) {
-	files, err = readFrame(conn, &q)
-	return q, files, err
 }

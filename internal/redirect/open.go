@@ -254,6 +254,9 @@ func (l *Listener) Door() Door {
 	return Door{l.policyID, l.netns, l.ports.TcpPort, l.ports.DnsTcpPort, l.ports.DnsUdpPort}
 }
 
+// Sockets is how many there are.
+func (l *Listener) Sockets() int { return len(l.TCP) + len(l.DNS.TCP) + len(l.DNS.UDP) }
+
 // Files returns copies of the sockets' descriptors, as Adopt wants them. The
 // caller closes them.
 func (l *Listener) Files() ([]*os.File, error) {

@@ -27,9 +27,9 @@ func tell(state string) error {
 	return nil
 }
 
-// Watch tells, twice per the unit's WatchdogSec, that the process lives, after
-// alive has said so in time. Systemd restarts what is silent. It returns with
-// ctx, and at once where nobody watches.
+// Watch tells, four times per the unit's WatchdogSec, that the process lives, after
+// alive has said so in time: it may fail thrice. Systemd restarts what is silent. It
+// returns with ctx, and at once where nobody watches.
 func Watch(ctx context.Context, alive func(context.Context) error, failed func(error)) {
 	every, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
@@ -38,10 +38,10 @@ func Watch(ctx context.Context, alive func(context.Context) error, failed func(e
 	if every == 0 {
 		return
 	}
-	tick := time.NewTicker(every / 2)
+	tick := time.NewTicker(every / 4)
 	defer tick.Stop()
 	for {
-		within, cancel := context.WithTimeout(ctx, every/2)
+		within, cancel := context.WithTimeout(ctx, every/4)
 		err := alive(within)
 		cancel()
 		if err == nil {

@@ -222,6 +222,11 @@ func TestGuardIsNotReplaced(t *testing.T) {
 		t.Errorf("after a refusal: %v: %s", err, out)
 	}
 	mustContain(t, s.do("SELECT 'same session';"), "same session")
+	out, err = w.postern.GuardCommand("serve", "--rehearse", "99").CombinedOutput()
+	if err == nil {
+		t.Error("it would serve after a guard of another time")
+	}
+	mustContain(t, string(out), "a handover of version 99 is not understood")
 	notRoot := w.postern.GuardCommand("reload")
 	notRoot.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: servers.DaemonUID, Gid: servers.DaemonUID}}
 	if out, err := notRoot.CombinedOutput(); err == nil {
