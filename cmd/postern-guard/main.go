@@ -242,15 +242,14 @@ func serve(o options) error {
 	if err != nil {
 		return err
 	}
+	if before != nil { // there are runs, which are not to be left for what can be mended
+		redirect.Attach(where) //nolint:errcheck // the check tells
+	}
 	if problems := redirect.Check(where); len(problems) > 0 {
 		return fmt.Errorf("the policy root is not closed (%s): run `postern-guard attach` first", problems[0])
 	}
-	switch o.rehearse {
-	case 0:
-	case guard.HandoverVersion:
-		return nil // it would serve
-	default:
-		return fmt.Errorf("a handover of version %d is not understood, only of %d", o.rehearse, guard.HandoverVersion)
+	if o.rehearse != 0 {
+		return guard.Rehearse(guard.Options{Redirect: where}, o.rehearse)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	server, err := guard.New(guard.Options{
@@ -281,7 +280,7 @@ func serve(o options) error {
 		log.Warn("systemd", "error", err)
 	}
 	go supervisor.Watch(ctx, func(ctx context.Context) error {
-		_, err := guard.Client{Socket: cfg.Guard.Socket}.Status(ctx)
+		_, err := guard.Client{Socket: l.Addr().String()}.Status(ctx)
 		return err
 	}, func(err error) { log.Error("the guard does not answer itself", "error", err) })
 	return server.Serve(ctx, l, before)

@@ -263,6 +263,10 @@ func (c Client) Run(ctx context.Context, run Run, stdio [3]*os.File, signals <-c
 // launched has been.
 const retryPause = 100 * time.Millisecond
 
+// startTime is how long a run that is being launched may take to start, where it is to
+// end already.
+const startTime = 2 * time.Second
+
 // errRetry: nothing was launched, for another guard takes over.
 var errRetry = errors.New("another guard takes over")
 
@@ -288,31 +292,29 @@ func (c Client) runOnce(ctx context.Context, run Run, stdio [3]*os.File, signals
 	if err := writeFrame(conn, request{Op: op, Run: &run}); err != nil {
 		return Exit{}, fmt.Errorf("ask the guard: %w", err)
 	}
-	over, answers := make(chan struct{}), make(chan answer)
+	over := make(chan struct{})
 	defer close(over)
-	go func() {
-		for {
-			r, files, err := readReply(conn)
-			closeAll(files)
-			select {
-			case answers <- answer{r, err}:
-			case <-over:
-			}
-			if err != nil || r.Exit != nil {
-				return
-			}
-		}
-	}()
-	for running := false; ; {
+	answers := answersOn(conn, over)
+	var early []unix.Signal // before it has started
+	var ending unix.Signal  // that of these which ends it
+	var late <-chan time.Time
+	for running, launched := false, false; ; {
 		select {
 		case s := <-signals:
 			n, ends := endsBefore(s)
 			switch {
 			case running:
 				writeFrame(conn, signal{int(n)}) //nolint:errcheck // the run has ended
-			case ends:
-				return exitBySignal(n), nil // with the connection, whatever was launched
+			case ends && !launched:
+				return exitBySignal(n), nil
+			case ends && late == nil:
+				ending, late = n, time.After(startTime)
+				fallthrough
+			default:
+				early = append(early, n)
 			}
+		case <-late: // with the connection, whatever is being launched
+			return exitBySignal(ending), nil
 		case a := <-answers:
 			switch {
 			case a.err != nil:
@@ -320,9 +322,13 @@ func (c Client) runOnce(ctx context.Context, run Run, stdio [3]*os.File, signals
 			case a.Retry:
 				return Exit{}, errRetry
 			case a.Stdio:
-				err = sendStdio(conn, stdio)
+				launched, err = true, sendStdio(conn, stdio)
 			case a.Started != "":
-				if running = true; started != nil {
+				running, late = true, nil
+				for _, n := range early {
+					writeFrame(conn, signal{int(n)}) //nolint:errcheck // the run has ended
+				}
+				if started != nil {
 					started(a.Started)
 				}
 			case a.Exit != nil:
@@ -339,4 +345,24 @@ func (c Client) runOnce(ctx context.Context, run Run, stdio [3]*os.File, signals
 type answer struct {
 	reply
 	err error
+}
+
+// answersOn are those until the run has ended, or over.
+func answersOn(conn *net.UnixConn, over <-chan struct{}) <-chan answer {
+	answers := make(chan answer)
+	go func() {
+		for {
+			r, files, err := readReply(conn)
+			closeAll(files)
+			select {
+			case answers <- answer{r, err}:
+			case <-over:
+				return
+			}
+			if err != nil || r.Exit != nil {
+				return
+			}
+		}
+	}()
+	return answers
 }

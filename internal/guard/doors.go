@@ -37,7 +37,8 @@ const (
 	// settleTime is how long a container is given to become what it will be: while
 	// it starts its first process is the runtime's, which has more.
 	settleTime = time.Second
-	// pushTimeout bounds how long a daemon may take to read what it is told.
+	// pushTimeout bounds how long a daemon may take to read what it is told, and
+	// whoever asks to read the answer.
 	pushTimeout = 5 * time.Second
 )
 
@@ -252,7 +253,6 @@ func (d *doors) push(conn *net.UnixConn, l *redirect.Listener) {
 }
 
 func (d *doors) say(conn *net.UnixConn, r reply, files ...*os.File) {
-	conn.SetWriteDeadline(time.Now().Add(pushTimeout))
 	if err := writeReply(conn, r, files...); err != nil {
 		delete(d.daemons, conn)
 		conn.Close()

@@ -81,6 +81,7 @@ type Server struct {
 	runs         sync.WaitGroup
 	live         liveRuns
 	socket       *net.UnixListener
+	handing      sync.Mutex // held by the one who hands over
 	// What is over before another guard takes over: arriving goes from when a
 	// connection is accepted until it is known what is asked, steady is the beginning
 	// and the end of a run.
@@ -197,8 +198,10 @@ func (s *Server) slotsFor(conn *net.UnixConn) chan struct{} {
 // taken: to watch or to close one may wait for who serves its file system.
 func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 	defer conn.Close()
-	known := sync.OnceFunc(s.arriving.leave)
-	defer known()
+	heard := sync.OnceFunc(s.arriving.leave)
+	defer heard()
+	// The kernel closes what is not taken of a stranger's, which may take its time.
+	defer time.AfterFunc(requestTimeout+time.Second, heard).Stop()
 	peer, err := identity.PeerOf(conn)
 	if err != nil {
 		s.Log.Error("who asks cannot be told", "error", err)
@@ -209,6 +212,7 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 	q, err := s.hear(&c)
 	defer closeAll(c.files)
 	if err != nil {
+		heard()
 		s.Log.Warn("not heard", "pid", peer.PID, "uid", peer.UID, "error", err)
 		writeReply(conn, reply{Error: err.Error()}) //nolint:errcheck // the peer is gone
 		return
@@ -221,7 +225,7 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 		c.begun = sync.OnceFunc(s.steady.leave)
 		defer c.begun()
 	}
-	known()
+	heard()
 	if err := s.answer(ctx, c, q); err != nil {
 		s.Log.Warn("refused", "op", q.Op, "pid", peer.PID, "uid", peer.UID, "error", err)
 		writeReply(conn, reply{Error: err.Error()}) //nolint:errcheck // the peer is gone
@@ -258,6 +262,8 @@ func (s *Server) trusts(peer *identity.Peer) bool {
 // answer is the list of everything that can be asked, and by whom.
 func (s *Server) answer(ctx context.Context, c caller, q request) error {
 	switch {
+	case !known(q.Op):
+		return fmt.Errorf("%q is nothing the guard does: are guard and client of one version?", q.Op)
 	case (q.Op == opRun || q.Op == opRunFor) && q.Run != nil:
 		return s.run(ctx, c, q.Run)
 	case !s.trusts(c.peer):
@@ -308,7 +314,7 @@ func (s *Server) answer(ctx context.Context, c caller, q request) error {
 		}
 		return writeReply(c.conn, reply{})
 	}
-	return fmt.Errorf("%q is nothing the guard does: are guard and client of one version?", q.Op)
+	return fmt.Errorf("%q lacks what it is about", q.Op)
 }
 
 func (s *Server) maps(conn *net.UnixConn) error {

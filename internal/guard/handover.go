@@ -121,6 +121,10 @@ func (s *Server) handOver(ctx context.Context, asked *net.UnixConn) error {
 	if s.Successor == nil {
 		return errors.New("this guard does not know what it was executed from")
 	}
+	if !s.handing.TryLock() {
+		return errors.New("another reload is under way")
+	}
+	defer s.handing.Unlock()
 	ctx, cancel := context.WithTimeoutCause(ctx, handOverTime, errors.New("something that is being launched does not come to an end"))
 	defer cancel()
 	go func() { // ends with the connection
@@ -145,15 +149,20 @@ func (s *Server) handOver(ctx context.Context, asked *net.UnixConn) error {
 	runs := s.live.all()
 	each(runs, (*liveRun).pause)
 	defer each(runs, (*liveRun).resume)
+	s.closing.Lock()
+	defer s.closing.Unlock()
+	if problems := redirect.Check(s.Redirect); len(problems) > 0 {
+		return fmt.Errorf("the guard stays what it is: the policy root is not closed: %s", problems[0])
+	}
 	s.doors.mu.Lock()
 	defer s.doors.mu.Unlock()
 	var along luggage
 	defer func() { closeAll(along.files) }()
 	h := s.pack(&along, runs)
-	if err := errors.Join(append(along.errs, ctx.Err())...); err != nil {
+	if err := errors.Join(along.errs...); err != nil {
 		return fmt.Errorf("the guard stays what it is: %w", err)
 	}
-	return execute(argv, h, along.files)
+	return execute(ctx, argv, h, along.files)
 }
 
 func each(runs []*liveRun, f func(*liveRun)) {
@@ -202,7 +211,7 @@ func (g *liveRun) pack(along *luggage) heldRun {
 }
 
 // execute makes this process another program, with these files open in it.
-func execute(argv []string, h handover, files []*os.File) error {
+func execute(ctx context.Context, argv []string, h handover, files []*os.File) error {
 	text, err := json.Marshal(h)
 	if err != nil {
 		return err
@@ -229,8 +238,24 @@ func execute(argv []string, h handover, files []*os.File) error {
 			return fmt.Errorf("leave a descriptor: %w", err)
 		}
 	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	err = syscall.Exec(argv[0], argv, append(os.Environ(), handoverVariable+"="+strconv.Itoa(fd)))
 	return fmt.Errorf("execute %s: %w", argv[0], err)
+}
+
+// Rehearse says whether a guard would serve after one that leaves a handover of this
+// version.
+func Rehearse(o Options, version int) error {
+	if version != HandoverVersion {
+		return fmt.Errorf("a handover of version %d is not understood, only of %d", version, HandoverVersion)
+	}
+	kernel, err := redirect.OpenPinned(o.Redirect)
+	if err != nil {
+		return err
+	}
+	return kernel.Close()
 }
 
 // Inheritance is what a guard that this process was before has left.

@@ -30,7 +30,7 @@ type liveRun struct {
 	following sync.WaitGroup
 }
 
-// launch starts a run, or leaves nothing of it.
+// launch starts a run, or leaves nothing of it but what begin says.
 func (s *Server) launch(ctx context.Context, l launching) (_ *liveRun, err error) {
 	g := &liveRun{
 		name: l.name, agent: l.agent.Name, dir: filepath.Join(s.mount, l.agent.Cgroup, l.name), conn: l.conn, stranger: !s.trusts(l.peer),
@@ -73,7 +73,7 @@ func (s *Server) launch(ctx context.Context, l launching) (_ *liveRun, err error
 		s.placeholders.building.RUnlock()
 	}
 	if err != nil {
-		return nil, err
+		return g, err
 	}
 	if err := writeReply(l.conn, reply{Started: l.name}); err != nil {
 		killEach(g.dir)

@@ -30,14 +30,19 @@ type who struct {
 func (s *Server) run(ctx context.Context, c caller, r *Run) error {
 	g, err := s.begin(ctx, c, r)
 	c.begun()
-	if err != nil {
-		return err
+	switch {
+	case err == nil:
+		s.attend(ctx, g)
+	case g != nil && g.process != nil:
+		writeReply(c.conn, reply{Error: err.Error()}) //nolint:errcheck // the peer is gone
+		g.process.wait()                              //nolint:errcheck // it was killed; nothing is left of it then
+		return errors.Join(err, removeCgroup(g.dir))
 	}
-	s.attend(ctx, g)
-	return nil
+	return err
 }
 
-// begin launches what may be launched.
+// begin launches what may be launched. With an error there may be a process that was
+// killed, and does not end while it waits for a file system: it counts as a run.
 func (s *Server) begin(ctx context.Context, c caller, r *Run) (*liveRun, error) {
 	cfg, err := s.config()
 	if err != nil {

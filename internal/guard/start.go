@@ -63,7 +63,8 @@ type launched struct {
 // start runs the launcher, which becomes the command: inside the cgroup, and in
 // namespaces of its own, before it executes anything. The launcher takes the standard
 // descriptors from the client: to close one of them, which a program does that is
-// executed beside it, may wait for who serves its file system.
+// executed beside it, may wait for who serves its file system. With an error there may
+// be a process, which was killed and is to be waited for: that may take as long.
 func start(dir string, plan launchPlan, client *net.UnixConn, tell launched) (*process, error) {
 	cgroup, err := os.Open(dir)
 	if err != nil {
@@ -88,7 +89,7 @@ func start(dir string, plan launchPlan, client *net.UnixConn, tell launched) (*p
 	}
 	defer complaints.Close()
 	defer complain.Close()
-	theirClient, err := client.File()
+	theirClient, err := copyOf(client)
 	if err != nil {
 		return nil, err
 	}
@@ -113,12 +114,11 @@ func start(dir string, plan launchPlan, client *net.UnixConn, tell launched) (*p
 		return p, nil
 	}
 	killEach(dir)
-	go p.wait() //nolint:errcheck // it is known why; and what waits for a file system may not die
 	complaints.SetReadDeadline(time.Now().Add(killPause))
 	if words, _ := io.ReadAll(io.LimitReader(complaints, 4096)); len(words) > 0 {
 		err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(words)))
 	}
-	return nil, err
+	return p, err
 }
 
 // launcher is the program of a new process, with these descriptors; those between are

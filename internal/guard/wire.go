@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -43,11 +45,20 @@ const (
 	maxLarge     = 32
 	// maxLargeOfOne is how many of these are one user's.
 	maxLargeOfOne = 4
+	// maxError is more than any needs that quotes nothing.
+	maxError = 4 << 10
 	// maxSignal is more than a signal takes.
 	maxSignal = 1 << 10
 	// maxFiles is the most that one message carries.
 	maxFiles = 16
 )
+
+// known says whether there is an operation of this name.
+func known(op string) bool {
+	return slices.Contains([]string{
+		opMaps, opStatus, opCgroup, opAttend, opListen, opKeep, opGlass, opNamed, opRun, opRunFor, opBound, opReload,
+	}, op)
+}
 
 type request struct {
 	Op     string `json:"op"`
@@ -156,8 +167,31 @@ func number(f *os.File) (fd int, err error) {
 	return fd, err
 }
 
+// writeReply answers a peer, which may read nothing: it is not waited for, and an error
+// that quotes it is cut short.
 func writeReply(conn *net.UnixConn, r reply, files ...*os.File) error {
+	if len(r.Error) > maxError {
+		r.Error = strings.ToValidUTF8(r.Error[:maxError], "") + "…"
+	}
+	conn.SetWriteDeadline(time.Now().Add(pushTimeout))
 	return writeFrame(conn, r, files...)
+}
+
+// copyOf is another descriptor of a connection. (One that package net makes turns the
+// connection into one that blocks when it is given to a program.)
+func copyOf(conn *net.UnixConn) (f *os.File, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) {
+		var n int
+		if n, inner = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); inner == nil {
+			f = os.NewFile(uintptr(n), "copy")
+		}
+	})
+	return f, errors.Join(err, inner)
 }
 
 // readFrame reads one message and the sockets, maps and pidfds that came with it,

@@ -1,9 +1,13 @@
 package guard
 
 import (
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -68,5 +72,60 @@ func TestStrangersDescriptors(t *testing.T) {
 	r.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if n, err := r.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 		t.Errorf("somebody has the other end of the pipe: %d, %v", n, err)
+	}
+}
+
+// TestAnswersThatNobodyReads: an error that quotes a request is cut short, and whoever
+// asked and reads nothing is not waited for.
+func TestAnswersThatNobodyReads(t *testing.T) {
+	var s *Server
+	guard, _ := attended(t, newRoot(t), func(server *Server) { s = server })
+	for range 16 {
+		conn, err := net.Dial("unix", guard.Socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		text := `{"op":"launch","run":{"agent":"` + strings.Repeat("x", 500<<10) + `"}}`
+		if _, err := conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(text))), text...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "all are answered", func() error {
+		s.arriving.mu.Lock()
+		defer s.arriving.mu.Unlock()
+		if n := len(s.slots); n > 1 || s.arriving.inside > 1 { // the daemon; and who accepts
+			return fmt.Errorf("%d are served, %d arrive", n, s.arriving.inside)
+		}
+		return nil
+	})
+}
+
+// TestCopyDoesNotBlock: a connection of which a program has a copy keeps its deadlines.
+func TestCopyDoesNotBlock(t *testing.T) {
+	ours, _ := pair(t)
+	f, err := copyOf(ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	cmd := exec.Command("true")
+	cmd.ExtraFiles = []*os.File{f}
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	ours.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+	read := make(chan error)
+	go func() {
+		_, err := ours.Read(make([]byte, 1))
+		read <- err
+	}()
+	select {
+	case err := <-read:
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it blocks")
 	}
 }
