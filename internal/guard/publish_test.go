@@ -6,7 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
-	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -45,8 +45,7 @@ func TestPublishedIsPaused(t *testing.T) {
 	}
 	hears("before")
 	slow, slowFar := connect()
-	go io.Copy(slowFar, strings.NewReader(strings.Repeat("x", 64<<20))) // more than all buffers, and slow reads nothing
-	time.Sleep(200 * time.Millisecond)
+	fillUp(slowFar)
 
 	began := time.Now()
 	p.pause()
@@ -101,4 +100,22 @@ func publishedHere(t *testing.T) (p *published, inside net.Listener, outside str
 		t.Fatal(err)
 	}
 	return p, inside, l.Addr().String()
+}
+
+// fillUp writes more than all buffers hold, until nobody takes any more.
+func fillUp(c net.Conn) {
+	var written atomic.Int64
+	go func() {
+		piece := make([]byte, 64<<10)
+		for range 1024 {
+			n, err := c.Write(piece)
+			if written.Add(int64(n)); err != nil {
+				return
+			}
+		}
+	}()
+	for before := int64(-1); before <= 0 || before != written.Load(); {
+		before = written.Load()
+		time.Sleep(300 * time.Millisecond)
+	}
 }
