@@ -79,7 +79,7 @@ type luggage struct {
 	errs  []error
 }
 
-// take adds a copy of a file, and returns its number.
+// take adds a file, and returns its number.
 func (g *luggage) take(f *os.File, err error) int {
 	if err != nil {
 		g.errs = append(g.errs, err)
@@ -91,22 +91,12 @@ func (g *luggage) take(f *os.File, err error) int {
 	return fd
 }
 
-// filer is a socket of package net.
-type filer interface{ File() (*os.File, error) }
-
-func (g *luggage) socket(s filer) int { return g.take(s.File()) }
-
-// copied adds a copy of a file that may be nil.
-func (g *luggage) copied(f *os.File) int {
-	if f == nil {
+// copied adds a copy of what may be a nil file.
+func (g *luggage) copied(c syscall.Conn) int {
+	if f, ok := c.(*os.File); ok && f == nil {
 		return noFile
 	}
-	fd, err := number(f)
-	if err != nil {
-		return g.take(nil, err)
-	}
-	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	return g.take(os.NewFile(uintptr(n), f.Name()), err)
+	return g.take(copyOf(c))
 }
 
 // handOverTime bounds how long is waited for what begins or ends: a launch takes a
@@ -175,7 +165,7 @@ func each(runs []*liveRun, f func(*liveRun)) {
 
 // pack is called with the doors locked and the runs paused.
 func (s *Server) pack(along *luggage, runs []*liveRun) handover {
-	h := handover{Version: HandoverVersion, Socket: along.socket(s.socket), Placeholders: map[string]placeholder{}, Cgroups: s.cgroups.all()}
+	h := handover{Version: HandoverVersion, Socket: along.copied(s.socket), Placeholders: map[string]placeholder{}, Cgroups: s.cgroups.all()}
 	for _, d := range s.doors.kept {
 		files, err := d.listener.Files()
 		along.errs = append(along.errs, err)
@@ -199,13 +189,13 @@ func (s *Server) pack(along *luggage, runs []*liveRun) handover {
 func (g *liveRun) pack(along *luggage) heldRun {
 	held := heldRun{
 		Name: g.name, Agent: g.agent, Dir: g.dir, PID: g.process.above.Pid, Command: along.copied(g.process.command),
-		Conn: along.socket(g.conn), Used: g.used, Stranger: g.stranger, Netns: along.copied(g.published.ns),
+		Conn: along.copied(g.conn), Used: g.used, Stranger: g.stranger, Netns: along.copied(g.published.ns),
 	}
 	for _, l := range g.published.listeners {
-		held.Listeners = append(held.Listeners, along.socket(l))
+		held.Listeners = append(held.Listeners, along.copied(l))
 	}
 	for c := range g.published.carried {
-		held.Carried = append(held.Carried, heldCarried{along.socket(c.outside), along.socket(c.inside), c.port, c.done})
+		held.Carried = append(held.Carried, heldCarried{along.copied(c.outside), along.copied(c.inside), c.port, c.done})
 	}
 	return held
 }

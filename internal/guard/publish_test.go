@@ -54,8 +54,8 @@ func TestPublishedIsPaused(t *testing.T) {
 	}
 	var along luggage
 	for c := range p.carried {
-		along.socket(c.outside)
-		along.socket(c.inside)
+		along.copied(c.outside)
+		along.copied(c.inside)
 	}
 	closeAll(along.files)
 	if len(p.carried) != 1 || len(along.files) != 2 || along.errs[0] != nil || along.errs[1] != nil {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -177,10 +178,10 @@ func writeReply(conn *net.UnixConn, r reply, files ...*os.File) error {
 	return writeFrame(conn, r, files...)
 }
 
-// copyOf is another descriptor of a connection. (One that package net makes turns the
-// connection into one that blocks when it is given to a program.)
-func copyOf(conn *net.UnixConn) (f *os.File, err error) {
-	raw, err := conn.SyscallConn()
+// copyOf is another descriptor of a connection or file. (One that package net makes of a
+// connection turns that into one that blocks when it is given to a program.)
+func copyOf(c syscall.Conn) (f *os.File, err error) {
+	raw, err := c.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
