@@ -163,8 +163,9 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener, before *Inherit
 			continue
 		}
 		s.runs.Go(func() {
-			defer func() { <-slots }()
-			s.serve(ctx, conn)
+			held := &slot{slots}
+			defer held.leave()
+			s.serve(ctx, conn, held)
 		})
 	}
 }
@@ -185,8 +186,28 @@ func (s *Server) accept(ctx context.Context, l *net.UnixListener) (*net.UnixConn
 	}
 }
 
-// slotsFor are those of root and the daemon, or everybody else's. A peer that cannot
-// be looked at has gone.
+// slot is that of a connection among those that are served at once.
+type slot struct{ in chan struct{} }
+
+func (l *slot) leave() { <-l.in }
+
+// move says whether there is room elsewhere.
+func (l *slot) move(to chan struct{}) bool {
+	if l.in == to {
+		return true
+	}
+	select {
+	case to <- struct{}{}:
+		l.leave()
+		l.in = to
+		return true
+	default:
+		return false
+	}
+}
+
+// slotsFor are those of root and the daemon, or everybody else's, by the uid: who is
+// an agent is known later. A peer that cannot be looked at has gone.
 func (s *Server) slotsFor(conn *net.UnixConn) chan struct{} {
 	if peer, err := credentials(conn); err == nil && (peer.Uid == 0 || peer.Uid == s.Daemon) {
 		return s.slots
@@ -196,7 +217,7 @@ func (s *Server) slotsFor(conn *net.UnixConn) chan struct{} {
 
 // serve reads what is asked, by whom it may be. A stranger's descriptors are not
 // taken: to watch or to close one may wait for who serves its file system.
-func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
+func (s *Server) serve(ctx context.Context, conn *net.UnixConn, held *slot) {
 	defer conn.Close()
 	heard := sync.OnceFunc(s.arriving.leave)
 	defer heard()
@@ -208,6 +229,9 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 		return
 	}
 	defer peer.Close()
+	if !s.trusts(peer) && !held.move(s.strangers) {
+		return // there is room for root and the daemon, whoever else asks
+	}
 	c := caller{conn: conn, peer: peer, begun: func() {}}
 	q, err := s.hear(&c)
 	defer closeAll(c.files)

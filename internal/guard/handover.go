@@ -331,8 +331,9 @@ func (s *Server) inherit(ctx context.Context, i *Inheritance) {
 			slots = s.strangers
 		}
 		slots <- struct{}{}
+		s.live.enter() // there was room before
 		s.runs.Go(func() {
-			defer func() { g.conn.Close(); <-slots }()
+			defer func() { g.conn.Close(); s.live.leave(); <-slots }()
 			s.attend(ctx, g)
 		})
 	}

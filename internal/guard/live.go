@@ -204,7 +204,25 @@ const exitNotRun = 126
 // liveRuns are the runs that go on.
 type liveRuns struct {
 	mu sync.Mutex
+	n  int // with those that begin or end
 	of map[*liveRun]bool
+}
+
+// enter counts one in, if there is room.
+func (r *liveRuns) enter() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.n >= maxRuns {
+		return false
+	}
+	r.n++
+	return true
+}
+
+func (r *liveRuns) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.n--
 }
 
 func (r *liveRuns) add(g *liveRun) {

@@ -28,6 +28,10 @@ type who struct {
 // run launches an agent and stays with it until it ends. The connection is the
 // run's life line: when the client goes, the run goes.
 func (s *Server) run(ctx context.Context, c caller, r *Run) error {
+	if !s.live.enter() {
+		return fmt.Errorf("there are %d runs on this host, and more are not launched", maxRuns)
+	}
+	defer s.live.leave()
 	g, err := s.begin(ctx, c, r)
 	c.begun()
 	switch {
