@@ -237,7 +237,7 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn, held *slot) {
 	defer closeAll(c.files)
 	if err != nil {
 		heard()
-		s.Log.Warn("not heard", "pid", peer.PID, "uid", peer.UID, "error", err)
+		s.Log.Warn("not heard", "pid", peer.PID, "uid", peer.UID, "error", brief(err.Error()))
 		writeReply(conn, reply{Error: err.Error()}) //nolint:errcheck // the peer is gone
 		return
 	}
@@ -251,7 +251,7 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn, held *slot) {
 	}
 	heard()
 	if err := s.answer(ctx, c, q); err != nil {
-		s.Log.Warn("refused", "op", q.Op, "pid", peer.PID, "uid", peer.UID, "error", err)
+		s.Log.Warn("refused", "op", brief(q.Op), "pid", peer.PID, "uid", peer.UID, "error", brief(err.Error()))
 		writeReply(conn, reply{Error: err.Error()}) //nolint:errcheck // the peer is gone
 	}
 }

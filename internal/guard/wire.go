@@ -168,12 +168,17 @@ func number(f *os.File) (fd int, err error) {
 	return fd, err
 }
 
-// writeReply answers a peer, which may read nothing: it is not waited for, and an error
-// that quotes it is cut short.
-func writeReply(conn *net.UnixConn, r reply, files ...*os.File) error {
-	if len(r.Error) > maxError {
-		r.Error = strings.ToValidUTF8(r.Error[:maxError], "") + "…"
+// brief cuts an error short that quotes what somebody sent.
+func brief(text string) string {
+	if len(text) <= maxError {
+		return text
 	}
+	return strings.ToValidUTF8(text[:maxError], "") + "…"
+}
+
+// writeReply answers a peer, which may read nothing: it is not waited for.
+func writeReply(conn *net.UnixConn, r reply, files ...*os.File) error {
+	r.Error = brief(r.Error)
 	conn.SetWriteDeadline(time.Now().Add(pushTimeout))
 	return writeFrame(conn, r, files...)
 }

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -79,7 +81,11 @@ func TestStrangersDescriptors(t *testing.T) {
 // asked and reads nothing is not waited for.
 func TestAnswersThatNobodyReads(t *testing.T) {
 	var s *Server
-	guard, _ := attended(t, newRoot(t), func(server *Server) { s = server })
+	var log lines
+	guard, _ := attended(t, newRoot(t), func(server *Server) {
+		s = server
+		s.Log = slog.New(slog.NewTextHandler(&log, nil))
+	})
 	for range 16 {
 		conn, err := net.Dial("unix", guard.Socket)
 		if err != nil {
@@ -97,8 +103,19 @@ func TestAnswersThatNobodyReads(t *testing.T) {
 		if n := len(s.slots); n > 1 || s.arriving.inside > 1 { // the daemon; and who accepts
 			return fmt.Errorf("%d are served, %d arrive", n, s.arriving.inside)
 		}
+		if n := log.longest.Load(); n < maxError || n > 2*maxError {
+			return fmt.Errorf("a line of %d bytes is in the log", n)
+		}
 		return nil
 	})
+}
+
+// lines is a log, of which the longest line counts.
+type lines struct{ longest atomic.Int64 }
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.longest.Store(max(l.longest.Load(), int64(len(b))))
+	return len(b), nil
 }
 
 // TestCopyDoesNotBlock: a connection of which a program has a copy keeps its deadlines.
